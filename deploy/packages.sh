@@ -1,0 +1,44 @@
+#!/bin/sh
+# Makes sure that the system packages which Signet builds, runs and tests with are there: silent when they are.
+# As root with apt it installs what is missing; otherwise it names the command and exits 1.
+set -eu
+
+missing=''
+
+# need PACKAGE PROBE: PROBE is a command, or an absolute path.
+need() {
+	case $2 in
+	/*) [ -e "$2" ] ;;
+	*) command -v "$2" >/dev/null 2>&1 ;;
+	esac || missing="$missing $1"
+}
+
+need gcc gcc
+need libc6-dev /usr/include/stdio.h
+need softhsm2 softhsm2-util
+need swtpm swtpm
+need swtpm-tools swtpm_setup
+need tpm2-tools tpm2_checkquote
+need opensc pkcs11-tool
+need openssl openssl
+need xxd xxd
+
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+	echo "missing (Debian package names):$missing; install your system's equivalents" >&2
+	exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+	echo "missing system packages; run: sudo apt-get install --no-install-recommends$missing" >&2
+	exit 1
+fi
+
+echo "installing:$missing" >&2
+export DEBIAN_FRONTEND=noninteractive
+# The package lists of a fresh machine are often absent or stale: a failed first attempt is retried with new ones.
+# shellcheck disable=SC2086 # a list of words on purpose
+apt-get install -y -qq -o DPkg::Lock::Timeout=120 --no-install-recommends $missing >/dev/null 2>&1 || {
+	apt-get update -qq
+	apt-get install -y -qq -o DPkg::Lock::Timeout=120 --no-install-recommends $missing >/dev/null
+}
