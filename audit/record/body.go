@@ -1,0 +1,204 @@
+package record
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Ceremony is the body of leaf 0: the anchors that the log began with. Certificates and keys are base64 DER, TPM
+// structures base64 of their marshalled bytes, names and digests lower-case hex.
+type Ceremony struct {
+	Origin        string   `json:"origin"`
+	Previous      string   `json:"previous,omitempty"` // origin that this log continues after a restore
+	TrustDomain   string   `json:"trust_domain"`
+	Root          string   `json:"root"`
+	AuditKey      string   `json:"audit_key"` // SPKI
+	AKPublic      string   `json:"ak_public"` // TPMT_PUBLIC
+	AKName        string   `json:"ak_name"`
+	NVPublic      string   `json:"nv_public"` // TPMS_NV_PUBLIC
+	NVName        string   `json:"nv_name"`
+	NVIndex       uint32   `json:"nv_index"`
+	EKCertificate string   `json:"ek_certificate,omitempty"`
+	PCRs          string   `json:"pcrs"` // selection, like sha256:0,1,2
+	AgentCAs      []string `json:"agent_cas"`
+	ServiceCAs    []string `json:"service_cas"`
+	PolicyDigest  string   `json:"policy_digest"`
+}
+
+// GrantBody tells what a user consented to. The user is the pseudonym in the envelope.
+type GrantBody struct {
+	GrantID         string    `json:"grant_id"`
+	TaskID          string    `json:"task_id"`
+	Status          string    `json:"status"`
+	ConsentType     string    `json:"consent_type"`
+	EvidenceHash    string    `json:"evidence_hash"`
+	GrantHash       string    `json:"grant_hash"`
+	Scope           []string  `json:"scope"`
+	NotAfter        time.Time `json:"not_after"`
+	MaxDepth        int       `json:"max_depth"`
+	AgentTypes      []string  `json:"agent_types"`
+	OrchestratorID  string    `json:"orchestrator_id"`
+	OrchestratorKey string    `json:"orchestrator_key"` // SHA-256 of its SPKI
+}
+
+// GrantPayload is the user behind a grant, as the identity provider told it at consent.
+type GrantPayload struct {
+	Issuer   string    `json:"issuer"`
+	Subject  string    `json:"subject"`
+	Roles    []string  `json:"roles,omitempty"`
+	Groups   []string  `json:"groups,omitempty"`
+	ACR      string    `json:"acr,omitempty"`
+	AMR      []string  `json:"amr,omitempty"`
+	AuthTime time.Time `json:"auth_time,omitzero"`
+	Purpose  string    `json:"purpose,omitempty"`
+	Evidence []byte    `json:"evidence,omitempty"`
+}
+
+// TaskBody opens a task.
+type TaskBody struct {
+	TaskID   string    `json:"task_id"`
+	GrantID  string    `json:"grant_id"`
+	Status   string    `json:"status"` // open, completed
+	Scope    []string  `json:"scope,omitempty"`
+	NotAfter time.Time `json:"not_after,omitzero"`
+	MaxDepth int       `json:"max_depth,omitempty"`
+}
+
+// HopBody is one link of the chain in an issued certificate.
+type HopBody struct {
+	ID           string    `json:"id"`
+	SPKIHash     string    `json:"spki_hash"`
+	Scope        []string  `json:"scope"`
+	NotAfter     time.Time `json:"not_after"`
+	MaxDepth     int       `json:"max_depth"`
+	Confirmation string    `json:"confirmation,omitempty"` // SHA-256 of the delegator's compact JWS
+}
+
+// IssueBody records a certificate before it is signed. TBSHash identifies it everywhere.
+type IssueBody struct {
+	Kind           string    `json:"kind"` // agent orchestrator service operator listener
+	SPIFFEID       string    `json:"spiffe_id"`
+	Serial         string    `json:"serial"`
+	TBSHash        string    `json:"tbs_hash"`
+	SPKIHash       string    `json:"spki_hash"`
+	IssuerSPKIHash string    `json:"issuer_spki_hash"`
+	NotBefore      time.Time `json:"not_before"`
+	NotAfter       time.Time `json:"not_after"`
+	SpawnID        string    `json:"spawn_id,omitempty"`
+	Hops           []HopBody `json:"hops,omitempty"`
+	ConsentType    string    `json:"consent_type,omitempty"`
+	EvidenceHash   string    `json:"evidence_hash,omitempty"`
+	Role           string    `json:"role,omitempty"`        // operators
+	Attestation    string    `json:"attestation,omitempty"` // orchestrators: how they proved themselves
+}
+
+// IssuePayload belongs to an agent's IssueBody.
+type IssuePayload struct {
+	Delegation []byte `json:"delegation"`    // the extension's DER
+	JWS        string `json:"jws,omitempty"` // the delegator's, compact
+	// DelegatorKey is the SPKI that the JWS verifies with; its SHA-256 stands in the delegator's hop.
+	DelegatorKey []byte   `json:"delegator_key,omitempty"`
+	Issuer       string   `json:"issuer"`
+	Subject      string   `json:"subject"`
+	Roles        []string `json:"roles,omitempty"`
+}
+
+// FailBody belongs to issue_failed (no signature was released) and issue_unknown (a crash left that open).
+type FailBody struct {
+	Index   uint64 `json:"index"` // of the issue entry
+	Serial  string `json:"serial"`
+	TBSHash string `json:"tbs_hash"`
+	Detail  string `json:"detail,omitempty"`
+}
+
+// DecisionBody is the answer to one access request.
+type DecisionBody struct {
+	DecisionID    string            `json:"decision_id"`
+	Allow         bool              `json:"allow"`
+	Reasons       []string          `json:"reasons,omitempty"`
+	Checks        map[string]string `json:"checks,omitempty"`
+	ResourceType  string            `json:"resource_type"`
+	ResourceID    string            `json:"resource_id"`
+	Action        string            `json:"action"`
+	RequiredScope []string          `json:"required_scope,omitempty"`
+	InputHash     string            `json:"input_hash,omitempty"`
+	TBSHash       string            `json:"tbs_hash,omitempty"`
+	Hops          []HopBody         `json:"hops,omitempty"`
+}
+
+// DecisionPayload lets a decision be replayed.
+type DecisionPayload struct {
+	Input json.RawMessage `json:"input,omitempty"`
+	Chain [][]byte        `json:"chain,omitempty"` // DER, leaf first
+}
+
+// DenyBody is a request that the domain refused.
+type DenyBody struct {
+	Operation string            `json:"operation"`
+	Code      string            `json:"code"`
+	Field     string            `json:"field,omitempty"`
+	Detail    string            `json:"detail,omitempty"`
+	Checks    map[string]string `json:"checks,omitempty"`
+}
+
+// MalformedBody is a request, or a minute's worth of them, that did not get as far as the domain.
+type MalformedBody struct {
+	Operation string `json:"operation"`
+	Field     string `json:"field,omitempty"`
+	Caller    string `json:"caller,omitempty"`
+	Count     uint64 `json:"count"`
+}
+
+// RevokeBody is one revocation; Seq orders the feed.
+type RevokeBody struct {
+	Kind   string `json:"kind"`
+	ID     string `json:"id"`
+	Reason string `json:"reason,omitempty"`
+	Seq    uint64 `json:"seq"`
+}
+
+// AdminBody is what an operator did.
+type AdminBody struct {
+	Action string            `json:"action"`
+	Target string            `json:"target,omitempty"`
+	Detail map[string]string `json:"detail,omitempty"`
+}
+
+// PolicyBody is the activation of a policy bundle.
+type PolicyBody struct {
+	Name     string `json:"name"`
+	Digest   string `json:"digest"`
+	Revision string `json:"revision"`
+	Previous string `json:"previous,omitempty"`
+}
+
+// AnchorBody is a state of the TPM's counter.
+type AnchorBody struct {
+	Reset   uint32 `json:"reset"`
+	Restart uint32 `json:"restart"`
+	Counter uint64 `json:"counter"`
+}
+
+// Events of a DeviceBody that the log itself writes. After each of them completeness is unproven for the interval since
+// the last seal.
+const (
+	EventCounterGap = "counter_gap" // same boot: the counter passed a seal that was never finished
+	EventTPMReset   = "tpm_reset"   // the TPM was reset since the last seal
+)
+
+// DeviceBody is something that happened to a device. Expected and Found are the anchor of the last seal (or of the seal
+// that was pending) and the one that the TPM showed.
+type DeviceBody struct {
+	Event    string            `json:"event"`
+	Expected *AnchorBody       `json:"expected,omitempty"`
+	Found    *AnchorBody       `json:"found,omitempty"`
+	Seal     uint64            `json:"seal,omitempty"` // number of the last finished seal
+	Detail   map[string]string `json:"detail,omitempty"`
+}
+
+// SealBody puts a seal into the tree: Digest is SHA-256 of its text, Size the size that it covers.
+type SealBody struct {
+	Number uint64 `json:"number"`
+	Digest string `json:"digest"`
+	Size   uint64 `json:"size"`
+}

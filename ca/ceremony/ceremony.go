@@ -1,0 +1,210 @@
+// Package ceremony makes the certificates that an appliance starts with: the root, agent and service CAs signed ahead
+// with staggered validity, and the certificates of the audit key, of the TPM's attestation key and of the first operator.
+//
+// [ParsePlan] turns a configuration into a checked [Plan]; [Run] generates keys by way of the caller's [Keys] and
+// certifies them, in memory; [Result.Write] puts the certificates into files and replaces none. Every certificate is
+// linted, verified and followed to the root before it is returned. Private keys are never seen here.
+//
+// A ceremony is one sequence of acts: nothing here is meant for concurrent use. A Plan is immutable.
+package ceremony
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/signet-pki/signet/ca/lint"
+)
+
+// Role is what a key is made for.
+type Role string
+
+// The roles of generated keys. The root wants P-384 or P-256, the CAs P-256, the audit key P-256, P-384 or Ed25519.
+const (
+	RoleRoot      Role = "root"
+	RoleAgentCA   Role = "agent_ca"
+	RoleServiceCA Role = "service_ca"
+	RoleAudit     Role = "audit"
+)
+
+// Keys makes keys inside devices. Generate creates a new key under a label that is unique in the ceremony ("root",
+// "agent-ca-1", "audit") and returns it with the URI by which the appliance finds it again. A label that exists
+// already is an error, never a reused key.
+type Keys interface {
+	Generate(ctx context.Context, role Role, label string) (crypto.Signer, string, error)
+}
+
+// clockSkew is how far before the ceremony the first certificates start, for peers whose clocks are slow.
+const clockSkew = 5 * time.Minute
+
+// authority is a CA with its key.
+type authority struct {
+	made   Certificate
+	signer crypto.Signer
+}
+
+// run is the state of one ceremony.
+type run struct {
+	plan   Plan
+	keys   Keys
+	start  time.Time
+	root   authority
+	seen   map[string]string // subject key identifier → name: no key twice
+	result Result
+}
+
+// Run holds the ceremony at the moment now. ak is the public part of the TPM's attestation key (*ecdsa.PublicKey,
+// P-256). It stops at the first error; keys generated until then remain in their devices and are named in the error.
+func Run(ctx context.Context, plan Plan, keys Keys, ak crypto.PublicKey, now time.Time) (Result, error) {
+	if plan.trustDomain == "" {
+		return Result{}, errors.New("ceremony: the plan is empty: use ParsePlan")
+	}
+	// Before the first key is made, since keys cannot be unmade here.
+	if key, ok := ak.(*ecdsa.PublicKey); !ok || key == nil || key.Curve.Params().BitSize != 256 {
+		return Result{}, errors.New("ceremony: the attestation key is not P-256")
+	}
+	r := &run{plan: plan, keys: keys, start: now.UTC().Truncate(time.Second).Add(-clockSkew), seen: map[string]string{}}
+	if err := r.all(ctx, ak); err != nil {
+		return Result{}, fmt.Errorf("ceremony: %w%s", err, r.leftovers())
+	}
+	return r.result, nil
+}
+
+func (r *run) all(ctx context.Context, ak crypto.PublicKey) error {
+	if err := r.makeRoot(ctx); err != nil {
+		return err
+	}
+	agents, err := r.issuing(ctx, RoleAgentCA, lint.AgentCA, r.plan.agents)
+	if err != nil {
+		return err
+	}
+	services, err := r.issuing(ctx, RoleServiceCA, lint.ServiceCA, r.plan.services)
+	if err != nil {
+		return err
+	}
+	for _, a := range agents {
+		r.result.AgentCAs = append(r.result.AgentCAs, a.made)
+	}
+	for _, a := range services {
+		r.result.ServiceCAs = append(r.result.ServiceCAs, a.made)
+	}
+	if err := r.makeAudit(ctx); err != nil {
+		return err
+	}
+	if err := r.makeAttestation(ak); err != nil {
+		return err
+	}
+	return r.makeOperator(services[0])
+}
+
+func (r *run) makeRoot(ctx context.Context) error {
+	signer, uri, err := r.generate(ctx, RoleRoot, "root")
+	if err != nil {
+		return err
+	}
+	template := rootTemplate(r.plan.root, r.start)
+	made, err := r.certify(request{name: "root", kind: lint.Root, template: template, key: signer.Public(), uri: uri},
+		authority{signer: signer})
+	if err != nil {
+		return err
+	}
+	r.root = authority{made: made, signer: signer}
+	r.result.Root = made
+	return nil
+}
+
+// issuing makes CAs of which each overlaps the one before it.
+func (r *run) issuing(ctx context.Context, role Role, kind lint.Kind, p series) ([]authority, error) {
+	made := make([]authority, 0, p.count)
+	for n := range p.count {
+		name := p.name + "-" + strconv.Itoa(n+1)
+		signer, uri, err := r.generate(ctx, role, name)
+		if err != nil {
+			return nil, err
+		}
+		template := issuingTemplate(r.plan, p, n, r.start)
+		c, err := r.certify(request{name: name, kind: kind, template: template, key: signer.Public(), uri: uri}, r.root)
+		if err != nil {
+			return nil, err
+		}
+		made = append(made, authority{made: c, signer: signer})
+	}
+	return made, nil
+}
+
+func (r *run) makeAudit(ctx context.Context) error {
+	signer, uri, err := r.generate(ctx, RoleAudit, "audit")
+	if err != nil {
+		return err
+	}
+	template := keyTemplate(r.plan.origin, r.start, r.root.made.Leaf.NotAfter, lint.DocumentSigning())
+	r.result.Audit, err = r.certify(
+		request{name: "audit", kind: lint.AuditKey, template: template, key: signer.Public(), uri: uri}, r.root)
+	return err
+}
+
+func (r *run) makeAttestation(ak crypto.PublicKey) error {
+	template := keyTemplate("Signet attestation key", r.start, r.root.made.Leaf.NotAfter, lint.AttestationPurpose())
+	var err error
+	r.result.AttestationKey, err = r.certify(
+		request{name: "ak-cert", kind: lint.AttestationKey, template: template, key: ak}, r.root)
+	return err
+}
+
+func (r *run) makeOperator(issuer authority) error {
+	var err error
+	r.result.Operator, err = r.certify(
+		request{name: "operator", kind: lint.Service, template: operatorTemplate(r.plan, r.start), key: r.plan.operator.key}, issuer)
+	return err
+}
+
+func (r *run) generate(ctx context.Context, role Role, label string) (crypto.Signer, string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, "", fmt.Errorf("%s: %w", label, err)
+	}
+	signer, uri, err := r.keys.Generate(ctx, role, label)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: generate key: %w", label, err)
+	}
+	if signer == nil || uri == "" {
+		return nil, "", fmt.Errorf("%s: generate key: no key or no URI", label)
+	}
+	r.result.Transcript = append(r.result.Transcript, Step{Act: ActGenerate, Name: label, Role: role, KeyURI: uri})
+	return signer, uri, nil
+}
+
+// leftovers names what a stopped ceremony has left in devices.
+func (r *run) leftovers() string {
+	text := ""
+	for _, s := range r.result.Transcript {
+		if s.Act == ActGenerate {
+			text += " " + s.KeyURI
+		}
+	}
+	if text == "" {
+		return ""
+	}
+	return "; keys already made:" + text
+}
+
+// path is the pool pair for following a certificate to the root.
+func (r *run) path(cert *x509.Certificate, issuer authority) x509.VerifyOptions {
+	root := r.root.made.Leaf
+	if root == nil {
+		root = cert // the root itself
+	}
+	opts := x509.VerifyOptions{
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: cert.NotBefore.Add(time.Second),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	}
+	opts.Roots.AddCert(root)
+	if issuer.made.Leaf != nil {
+		opts.Intermediates.AddCert(issuer.made.Leaf)
+	}
+	return opts
+}

@@ -1,0 +1,36 @@
+package chain
+
+import "fmt"
+
+// String returns certificate, agent, task, grant, user or orchestrator, and "unknown" for anything else.
+func (k RevKind) String() string {
+	switch k {
+	case RevCertificate:
+		return "certificate"
+	case RevAgent:
+		return "agent"
+	case RevTask:
+		return "task"
+	case RevGrant:
+		return "grant"
+	case RevUser:
+		return "user"
+	case RevOrchestrator:
+		return "orchestrator"
+	case RevUnknown:
+	}
+	return "unknown"
+}
+
+// ParseRevKind is the inverse of String for the six kinds.
+func ParseRevKind(s string) (RevKind, error) {
+	for _, k := range [...]RevKind{RevCertificate, RevAgent, RevTask, RevGrant, RevUser, RevOrchestrator} {
+		if k.String() == s {
+			return k, nil
+		}
+	}
+	return RevUnknown, fmt.Errorf("%.40q is no kind of revocation", s)
+}
+
+// MarshalText returns String.
+func (k RevKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }

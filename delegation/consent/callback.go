@@ -1,0 +1,107 @@
+package consent
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+)
+
+// callback takes the provider's redirect, of either flow.
+func (h *Handler) callback(w http.ResponseWriter, r *http.Request) error {
+	query, err := single(r.URL)
+	if err != nil {
+		return err
+	}
+	f, err := h.flows.take(cookieOf(r), h.provider.cfg.Now(), func(f flow) error {
+		if f.stage != stageLogin && f.stage != stageConfirm {
+			return refuse("flow_missing", errors.New("no redirect is awaited"))
+		}
+		if !equal(f.attempt.state, query["state"]) {
+			return refuse("state_mismatch", errors.New("state is not this flow's"))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	id, err := h.redeem(r, f, query)
+	if err != nil {
+		return err
+	}
+	if f.stage == stageLogin {
+		return h.review(w, r, f, id)
+	}
+	return h.confirm(w, r, f, id)
+}
+
+// single refuses a parameter that comes twice (RFC 6749 §3.1) and gives the others.
+func single(u *url.URL) (map[string]string, error) {
+	values, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return nil, refuse("callback_invalid", err)
+	}
+	out := make(map[string]string, len(values))
+	for name, v := range values {
+		if len(v) != 1 {
+			return nil, refuse("callback_invalid", fmt.Errorf("parameter %.32q is there %d times", name, len(v)))
+		}
+		out[name] = v[0]
+	}
+	return out, nil
+}
+
+func (h *Handler) redeem(r *http.Request, f flow, query map[string]string) (*identity, error) {
+	meta, err := h.provider.metadata(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	// RFC 9207 §2.4: the answer must come from the provider that was asked.
+	if iss, ok := query["iss"]; (ok || meta.sendsIss) && iss != h.provider.cfg.Issuer {
+		return nil, refuse("issuer_mismatch", errors.New("iss of the redirect is not the provider's"))
+	}
+	if code, ok := query["error"]; ok {
+		return nil, refuse("idp_refused", fmt.Errorf("the provider says %.64q", code))
+	}
+	if query["code"] == "" {
+		return nil, refuse("callback_invalid", errors.New("no code"))
+	}
+	return h.provider.exchange(lasting(r), meta, query["code"], f.attempt)
+}
+
+// review remembers who logged in and shows what they are asked.
+func (h *Handler) review(w http.ResponseWriter, r *http.Request, f flow, id *identity) error {
+	csrf, err := token(h.provider.cfg.Rand)
+	if err != nil {
+		return err
+	}
+	next := flow{grantID: f.grantID, stage: stageReview, user: id.user, csrf: csrf, shown: f.shown}
+	if err := h.keep(w, next); err != nil {
+		return err
+	}
+	http.Redirect(w, r, "/consent/"+f.grantID, http.StatusSeeOther)
+	return nil
+}
+
+// confirm hands the verified consent over, if it is the same user's.
+func (h *Handler) confirm(w http.ResponseWriter, r *http.Request, f flow, id *identity) error {
+	if id.user != f.user {
+		return refuse("other_user", errors.New("the second login is another user's"))
+	}
+	evidence, err := newEvidence(f.document, id)
+	if err != nil {
+		return err
+	}
+	err = h.pending.Approve(lasting(r), f.grantID, Approval{
+		User: id.user, Roles: id.roles, Groups: id.groups, ACR: id.acr, AMR: id.amr, AuthTime: id.authTime,
+		Document: f.document, Evidence: evidence, EvidenceHash: sha256.Sum256(evidence),
+	})
+	if err != nil {
+		return fmt.Errorf("consent: approve grant: %w", err)
+	}
+	h.log.LogAttrs(r.Context(), slog.LevelInfo, "consent given", slog.String("grant", f.grantID))
+	forget(w)
+	return h.render(w, http.StatusOK, PageDone, View{Request: f.shown, User: f.user, Approved: true})
+}

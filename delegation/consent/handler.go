@@ -1,0 +1,265 @@
+package consent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+const (
+	cookieName = "__Host-signet-consent"
+	maxForm    = 8 << 10
+)
+
+// Handler serves the consent pages: GET and POST /consent/{grant_id}, and GET on the path of Config.RedirectURL.
+type Handler struct {
+	provider *Provider
+	pending  Pending
+	pages    Pages
+	log      *slog.Logger
+	flows    *flows
+	mux      *http.ServeMux
+}
+
+// NewHandler makes a Handler.
+func NewHandler(p *Provider, pending Pending, pages Pages, log *slog.Logger) (*Handler, error) {
+	if p == nil || pending == nil || pages == nil || log == nil {
+		return nil, errors.New("consent: provider, pending grants, pages and logger are required")
+	}
+	callback, err := url.Parse(p.cfg.RedirectURL)
+	if err != nil || callback.Path == "" || strings.HasPrefix(callback.Path, "/consent/") {
+		return nil, errors.New("consent: redirect_url has no path of its own")
+	}
+	h := &Handler{provider: p, pending: pending, pages: pages, log: log, flows: newFlows(), mux: http.NewServeMux()}
+	h.mux.HandleFunc("GET /consent/{grant_id}", h.guard(h.open))
+	h.mux.HandleFunc("POST /consent/{grant_id}", h.guard(h.decide))
+	h.mux.HandleFunc("GET "+callback.Path, h.guard(h.callback))
+	return h, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.ServeHTTP(w, r) }
+
+// guard sets the headers that every answer has, and turns errors into pages.
+func (h *Handler) guard(next func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("Cache-Control", "no-store")
+		header.Set("Referrer-Policy", "same-origin")
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("X-Frame-Options", "DENY")
+		h.policy(header, "")
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		if err := next(w, r); err != nil {
+			h.fail(w, r, err)
+		}
+	}
+}
+
+// policy sets the Content-Security-Policy. The form's answer redirects to the provider, and browsers apply form-action
+// to redirects too.
+func (h *Handler) policy(header http.Header, formOrigin string) {
+	header.Set("Content-Security-Policy", strings.TrimSpace("default-src 'none'; style-src "+h.pages.StyleSource()+
+		"; base-uri 'none'; frame-ancestors 'none'; form-action 'self' "+formOrigin))
+}
+
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	a := answerTo(err)
+	h.log.LogAttrs(r.Context(), slog.LevelWarn, "consent not given", slog.String("code", a.code), slog.Any("error", err))
+	if a.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "5")
+	}
+	if err := h.render(w, a.status, PageError, View{Code: a.code, Message: a.message}); err != nil {
+		h.log.LogAttrs(r.Context(), slog.LevelError, "consent page", slog.Any("error", err))
+		http.Error(w, a.code, a.status)
+	}
+}
+
+// render writes nothing before the page is whole.
+func (h *Handler) render(w http.ResponseWriter, status int, page string, v View) error {
+	var out bytes.Buffer
+	if err := h.pages.Render(&out, page, v); err != nil {
+		return fmt.Errorf("consent: render %s: %w", page, err)
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(out.Bytes()) //nolint:errcheck // the browser left: nobody to tell
+	return nil
+}
+
+// open shows the request to a browser that has logged in for it, and sends any other to log in.
+func (h *Handler) open(w http.ResponseWriter, r *http.Request) error {
+	grantID, err := grantOf(r)
+	if err != nil {
+		return err
+	}
+	request, err := h.pending.Describe(r.Context(), grantID)
+	if err != nil {
+		return fmt.Errorf("consent: describe grant: %w", err)
+	}
+	f, ok := h.flows.get(cookieOf(r), h.provider.cfg.Now())
+	if ok && f.stage == stageReview && f.grantID == grantID {
+		meta, err := h.provider.metadata(r.Context())
+		if err != nil {
+			return err
+		}
+		h.policy(w.Header(), meta.authorize)
+		return h.render(w, http.StatusOK, PageReview, View{Request: f.shown, User: f.user, CSRF: f.csrf})
+	}
+	nonce, err := token(h.provider.cfg.Rand)
+	if err != nil {
+		return err
+	}
+	return h.send(w, r, flow{grantID: grantID, stage: stageLogin, shown: request}, attempt{nonce: nonce})
+}
+
+// send starts a code flow: it puts state, verifier and nonce behind a new cookie and redirects to the provider.
+func (h *Handler) send(w http.ResponseWriter, r *http.Request, f flow, a attempt) error {
+	meta, err := h.provider.metadata(r.Context())
+	if err != nil {
+		return err
+	}
+	if a.state, err = token(h.provider.cfg.Rand); err != nil {
+		return err
+	}
+	if a.verifier, err = token(h.provider.cfg.Rand); err != nil {
+		return err
+	}
+	a.started = h.provider.cfg.Now()
+	f.attempt = a
+	if err := h.keep(w, f); err != nil {
+		return err
+	}
+	http.Redirect(w, r, meta.authorizeURL(a), http.StatusSeeOther)
+	return nil
+}
+
+// keep stores a flow behind a new cookie. The cookie changes with each step, so that one planted before the login is
+// worth nothing after it.
+func (h *Handler) keep(w http.ResponseWriter, f flow) error {
+	cookie, err := token(h.provider.cfg.Rand)
+	if err != nil {
+		return err
+	}
+	now := h.provider.cfg.Now()
+	f.expires = now.Add(flowLife)
+	if err := h.flows.put(cookie, f, now); err != nil {
+		return err
+	}
+	// Lax: the provider's redirect back is a top-level navigation from another site.
+	http.SetCookie(w, &http.Cookie{
+		Name: cookieName, Value: cookie, Path: "/", MaxAge: int(flowLife.Seconds()),
+		Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+	return nil
+}
+
+// decide takes the user's answer on the review page.
+func (h *Handler) decide(w http.ResponseWriter, r *http.Request) error {
+	grantID, err := grantOf(r)
+	if err != nil {
+		return err
+	}
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" {
+		return refuse("csrf_mismatch", fmt.Errorf("the form came from a %q page", site))
+	}
+	if err := r.ParseForm(); err != nil {
+		return refuse("form_invalid", err)
+	}
+	decision := r.PostForm.Get("decision")
+	if decision != "approve" && decision != "refuse" {
+		return refuse("form_invalid", errors.New("decision is neither approve nor refuse"))
+	}
+	f, err := h.flows.take(cookieOf(r), h.provider.cfg.Now(), func(f flow) error {
+		if f.stage != stageReview || f.grantID != grantID {
+			return refuse("flow_missing", errors.New("the flow of this cookie is not at this page"))
+		}
+		if !equal(f.csrf, r.PostForm.Get("csrf")) {
+			return refuse("csrf_mismatch", errors.New("the form has not this page's token"))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if decision == "refuse" {
+		return h.decline(w, r, f)
+	}
+	return h.approve(w, r, f)
+}
+
+func (h *Handler) decline(w http.ResponseWriter, r *http.Request, f flow) error {
+	if err := h.pending.Refuse(r.Context(), f.grantID, f.user); err != nil {
+		return fmt.Errorf("consent: refuse grant: %w", err)
+	}
+	forget(w)
+	return h.render(w, http.StatusOK, PageDone, View{Request: f.shown, User: f.user})
+}
+
+// approve fixes the grant document and sends the user to authenticate for exactly that.
+func (h *Handler) approve(w http.ResponseWriter, r *http.Request, f flow) error {
+	document, err := h.pending.Document(r.Context(), f.grantID, f.user)
+	if err != nil {
+		return fmt.Errorf("consent: grant document: %w", err)
+	}
+	grant, err := chain.ParseGrantDocument(document)
+	if err != nil {
+		return fmt.Errorf("consent: grant document: %w", err)
+	}
+	if err := h.asShown(grant, f); err != nil {
+		return err
+	}
+	nonce, err := grant.Nonce()
+	if err != nil {
+		return fmt.Errorf("consent: grant document: %w", err)
+	}
+	next := flow{grantID: f.grantID, stage: stageConfirm, user: f.user, shown: f.shown, document: document}
+	return h.send(w, r, next, attempt{nonce: nonce, fresh: true})
+}
+
+// asShown holds the document to the page: the user commits to what they were shown, or to nothing.
+func (h *Handler) asShown(g chain.GrantDocument, f flow) error {
+	s := f.shown
+	same := g.GrantID == f.grantID && g.Issuer == f.user.Issuer && g.Subject == f.user.Subject &&
+		g.ClientID == h.provider.cfg.ClientID && g.Orchestrator == s.Orchestrator && g.Task == s.Task &&
+		slices.Equal(g.Scope.Strings(), s.Scope) && slices.Equal(g.AgentTypes, s.AgentTypes) &&
+		g.MaxDepth == s.MaxDepth && g.NotAfter.Equal(s.NotAfter)
+	if !same {
+		return errors.New("consent: the grant document is not what the page showed")
+	}
+	return nil
+}
+
+func forget(w http.ResponseWriter) {
+	http.SetCookie(w, &http.Cookie{
+		Name: cookieName, Path: "/", MaxAge: -1, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+}
+
+func cookieOf(r *http.Request) string {
+	c, err := r.Cookie(cookieName)
+	if err != nil {
+		return ""
+	}
+	return c.Value
+}
+
+// grantOf reads the grant's id. What is no id is treated as one that does not exist.
+func grantOf(r *http.Request) (string, error) {
+	id := r.PathValue("grant_id")
+	if _, err := chain.ParseUUID(id); err != nil {
+		return "", fmt.Errorf("consent: grant id: %w: %w", ErrNotPending, err)
+	}
+	return id, nil
+}
+
+// context of what must not stop because a browser left: the code is spent, and the answer is the user's.
+func lasting(r *http.Request) context.Context { return context.WithoutCancel(r.Context()) }

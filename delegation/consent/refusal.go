@@ -1,0 +1,69 @@
+package consent
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+)
+
+// Refusal is a consent that does not happen, with a stable word for the cause. The cause itself goes to the log only.
+type Refusal struct {
+	Code string
+	Err  error
+}
+
+func (r *Refusal) Error() string { return fmt.Sprintf("consent: %s: %v", r.Code, r.Err) }
+
+// Unwrap gives the cause.
+func (r *Refusal) Unwrap() error { return r.Err }
+
+func refuse(code string, err error) *Refusal { return &Refusal{Code: code, Err: err} }
+
+// answer is how an error looks to the user.
+type answer struct {
+	status        int
+	code, message string
+}
+
+func answerTo(err error) answer {
+	var r *Refusal
+	switch {
+	case errors.Is(err, ErrProviderUnavailable):
+		return answer{http.StatusServiceUnavailable, "idp_unavailable", "The identity provider does not answer. Nothing was granted. Try again later."}
+	case errors.Is(err, ErrNotPending):
+		return answer{http.StatusGone, "grant_not_pending", "This request does not exist, has expired or was already answered."}
+	case errors.As(err, &r):
+		return answer{statusOf(r.Code), r.Code, messageOf(r.Code)}
+	}
+	return answer{http.StatusInternalServerError, "internal", "Signet could not complete this. Nothing was granted."}
+}
+
+func statusOf(code string) int {
+	switch code {
+	case "flow_missing", "form_invalid", "callback_invalid":
+		return http.StatusBadRequest
+	case "too_many_flows":
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusForbidden
+}
+
+func messageOf(code string) string {
+	switch code {
+	case "flow_missing", "state_mismatch":
+		return "This sign-in is not one that your browser began here, or it took too long. Open the link of the request again."
+	case "csrf_mismatch", "form_invalid":
+		return "The form was not sent from Signet's own page. Nothing was granted."
+	case "other_user":
+		return "Another person signed in than the one who was asked. Nothing was granted."
+	case "auth_time_stale", "auth_time_missing":
+		return "The identity provider did not ask you to sign in anew. Nothing was granted."
+	case "idp_refused":
+		return "The identity provider ended the sign-in. Nothing was granted."
+	case "too_many_flows":
+		return "Too many sign-ins are under way. Try again later."
+	case "subject_is_email":
+		return "The identity provider names you by an e-mail address, which this appliance does not put into certificates."
+	}
+	return "The identity provider's answer was not acceptable. Nothing was granted."
+}

@@ -1,0 +1,171 @@
+package delegation
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"log/slog"
+
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+// maxResource bounds the names of a resource and an action.
+const maxResource = 256
+
+// Decide answers one access request, and records the answer with the whole chain before it gives it. An error is a
+// request that could not be read; every other outcome is a Decision. What could not be recorded is denied.
+func (s *Service) Decide(ctx context.Context, by Caller, q DecisionRequest) (Decision, error) {
+	id, err := s.newID()
+	if err != nil {
+		return Decision{}, err
+	}
+	if err := s.mayAsk(by, q); err != nil {
+		return Decision{}, s.denied(ctx, "access.evaluation", by, record.Envelope{}, err)
+	}
+	a := s.answer(ctx, q)
+	a.ID = id
+	return s.recordDecision(ctx, by, q, a), nil
+}
+
+// mayAsk admits services, which vouch for the chain that they present, and agents about themselves.
+func (s *Service) mayAsk(by Caller, q DecisionRequest) error {
+	switch {
+	case q.ResourceType == "" || q.ResourceID == "" || q.Action == "":
+		return refuse(Invalid, "bad_request", "resource", "a resource with type and id, and an action with a name")
+	case len(q.ResourceType) > maxResource || len(q.ResourceID) > maxResource || len(q.Action) > maxResource:
+		return refuse(Invalid, "bad_request", "resource", "names of at most 256 bytes")
+	case by.ID.Kind() == chain.Service:
+		return nil
+	case by.ID.Kind() == chain.Agent && len(q.Chain) > 0 && len(by.Certs) > 0 && q.Chain[0].Equal(by.Certs[0]):
+		return nil
+	}
+	return refuse(Forbidden, "service_required", "", "decisions are asked for by services, and by agents about themselves")
+}
+
+// answer is a Decision with what its entry needs.
+type answer struct {
+	Decision
+	report   chain.Report
+	required []chain.Token
+	input    []byte
+	policy   string
+}
+
+// answer runs the hard checks, and policy only when all of them hold: policy can narrow, never widen.
+func (s *Service) answer(ctx context.Context, q DecisionRequest) answer {
+	var a answer
+	required, known := s.cfg.Resources.Required(q.ResourceType, q.ResourceID, q.Action)
+	a.required = required
+	a.report = s.verify(q.Chain, required, q)
+	a.Checks = a.report.Checks
+	for _, c := range a.report.Failed() {
+		a.Reasons = append(a.Reasons, c.Code)
+	}
+	if !known {
+		a.Reasons = append(a.Reasons, "resource_unknown")
+	}
+	if q.SubjectID != "" && a.report.Delegation != nil && q.SubjectID != a.report.Agent.String() {
+		a.Reasons = append(a.Reasons, "subject_mismatch")
+	}
+	if err := s.cfg.Ready(); err != nil {
+		a.Reasons = append(a.Reasons, "not_ready")
+	}
+	if len(a.Reasons) > 0 || !a.report.Valid || a.report.Delegation == nil {
+		return a.denied("chain_invalid")
+	}
+	return s.askPolicy(ctx, q, a)
+}
+
+// denied makes sure that a refusal says something.
+func (a answer) denied(reason string) answer {
+	a.Allow = false
+	if len(a.Reasons) == 0 {
+		a.Reasons = []string{reason}
+	}
+	return a
+}
+
+func (s *Service) askPolicy(ctx context.Context, q DecisionRequest, a answer) answer {
+	d := *a.report.Delegation
+	g, err := s.grant(chain.FormatUUID(d.Grant.GrantID))
+	if err != nil {
+		return a.denied("grant_unknown")
+	}
+	t, err := s.task(chain.FormatUUID(d.TaskID))
+	if err != nil {
+		return a.denied("task_unknown")
+	}
+	in := s.accessInput(q, d, g, t, a.required)
+	if a.input, err = json.Marshal(in); err != nil {
+		return a.denied("policy_error")
+	}
+	decision := s.cfg.Policy.Decide(ctx, in)
+	a.policy = decision.Digest
+	if !decision.Allow {
+		a.Reasons = decision.Reasons
+		return a.denied("policy_denied")
+	}
+	a.Allow = true
+	return a
+}
+
+// recordDecision appends the answer; without an entry there is no permission.
+func (s *Service) recordDecision(ctx context.Context, by Caller, q DecisionRequest, a answer) Decision {
+	d, err := s.decisionDraft(by, q, a)
+	if err == nil {
+		var pos Position
+		if pos, err = s.append(ctx, d); err == nil {
+			a.Position = &pos
+			return a.Decision
+		}
+	}
+	s.cfg.Logger.Error("a decision was not recorded and is denied", slog.String("decision", a.ID), slog.Any("error", err))
+	a.Allow, a.Position = false, nil
+	a.Reasons = append([]string{"not_recorded"}, a.Reasons...)
+	return a.Decision
+}
+
+func (s *Service) decisionDraft(by Caller, q DecisionRequest, a answer) (draft, error) {
+	env := record.Envelope{Type: record.TypeDecision, Policy: a.policy}
+	body := record.DecisionBody{
+		DecisionID: a.ID, Allow: a.Allow, Reasons: a.Reasons, Checks: checkWords(a.Checks),
+		ResourceType: q.ResourceType, ResourceID: q.ResourceID, Action: q.Action, RequiredScope: tokenStrings(a.required),
+	}
+	if len(q.Chain) > 0 {
+		body.TBSHash = hexOf(tbsHash(q.Chain[0]))
+	}
+	if len(a.input) > 0 {
+		body.InputHash = hexOf(sha256.Sum256(a.input))
+	}
+	if d := a.report.Delegation; d != nil {
+		env.Task, env.Grant = chain.FormatUUID(d.TaskID), chain.FormatUUID(d.Grant.GrantID)
+		env.Agent, env.Orchestrator = a.report.Agent.AgentID(), nameOf(d.Hops[0].ID)
+		env.User = s.cfg.Pseudonym(d.Grant.Issuer, d.Grant.Subject)
+		body.Hops = hopBodies(d.Hops)
+	}
+	nameCaller(&env, by)
+	return draft{
+		env: env, body: body,
+		payload: record.DecisionPayload{Input: a.input, Chain: rawChain(q.Chain)},
+		terms:   append(termsOf(env), record.Term{Kind: "decision", ID: a.ID}),
+	}, nil
+}
+
+func tokenStrings(t []chain.Token) []string {
+	out := make([]string, len(t))
+	for i := range t {
+		out[i] = t[i].String()
+	}
+	return out
+}
+
+// rawChain keeps the presented certificates, up to the bound that verification looks at.
+func rawChain(certs []*x509.Certificate) [][]byte {
+	var out [][]byte
+	for _, c := range certs[:min(len(certs), 8)] {
+		out = append(out, c.Raw)
+	}
+	return out
+}

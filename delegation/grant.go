@@ -1,0 +1,290 @@
+package delegation
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+// RequestGrant notes what an orchestrator wants a user to consent to. Nothing is granted, and nothing is in the log,
+// until the user has consented.
+func (s *Service) RequestGrant(ctx context.Context, by Caller, q GrantRequest) (Grant, error) {
+	g, err := s.requestGrant(ctx, by, q)
+	if err != nil {
+		return Grant{}, s.denied(ctx, "grant.request", by, record.Envelope{}, err)
+	}
+	return g, nil
+}
+
+func (s *Service) requestGrant(ctx context.Context, by Caller, q GrantRequest) (Grant, error) {
+	if by.ID.Kind() != chain.Orchestrator {
+		return Grant{}, refuse(Forbidden, "orchestrator_required", "", "grants are asked for by orchestrators")
+	}
+	ref, ok, err := s.replayed(by, q.Idempotency)
+	if err != nil {
+		return Grant{}, err
+	}
+	if ok {
+		return s.Grant(by, ref)
+	}
+	g, err := s.newGrant(by, q)
+	if err != nil {
+		return Grant{}, err
+	}
+	return g.public(s.cfg.Now()), s.keepPending(ctx, by, q.Idempotency, g)
+}
+
+func (s *Service) newGrant(by Caller, q GrantRequest) (*grantState, error) {
+	now := s.cfg.Now().UTC()
+	if err := s.checkGrant(q, now); err != nil {
+		return nil, err
+	}
+	id, err := s.newID()
+	if err != nil {
+		return nil, err
+	}
+	taskID, err := s.newID()
+	if err != nil {
+		return nil, err
+	}
+	random, err := s.secret()
+	if err != nil {
+		return nil, err
+	}
+	key := sha256.Sum256(by.Certs[0].RawSubjectPublicKeyInfo)
+	return &grantState{
+		ID: id, TaskID: taskID, Status: GrantPending, Purpose: q.Purpose, Scope: q.Scope.Strings(),
+		NotAfter: q.NotAfter.UTC().Truncate(time.Second), MaxDepth: q.MaxDepth, AgentTypes: q.AgentTypes,
+		Orchestrator: by.ID.String(), OrchKey: key[:], Random: random[:], PendingUntil: now.Add(s.cfg.Limits.PendingGrant),
+	}, nil
+}
+
+func (s *Service) checkGrant(q GrantRequest, now time.Time) error {
+	switch {
+	case q.Purpose == "":
+		return refuse(Invalid, "bad_request", "task", "say in plain words what the user consents to")
+	case len(q.Scope) == 0:
+		return refuse(Invalid, "bad_scope", "scope", "at least one scope token")
+	case !q.NotAfter.After(now):
+		return refuse(Invalid, "deadline_passed", "not_after", "the deadline is in the past")
+	case q.NotAfter.After(now.Add(s.cfg.Limits.GrantLife)):
+		return refuse(Invalid, "deadline_too_late", "not_after", "the deadline is later than this appliance allows")
+	case q.MaxDepth < 1 || q.MaxDepth > s.cfg.Limits.MaxDepth:
+		return refuse(Invalid, "bad_depth", "max_depth", "the depth is outside 1 and this appliance's limit")
+	case len(q.AgentTypes) == 0 || len(q.AgentTypes) > 16:
+		return refuse(Invalid, "bad_agent_types", "agent_types", "1 to 16 agent types")
+	}
+	return nil
+}
+
+// keepPending stores what waits for consent. It is state without an entry: a crash may lose it, and the orchestrator asks again.
+func (s *Service) keepPending(ctx context.Context, by Caller, idem Idempotency, g *grantState) error {
+	v, err := encode(g)
+	if err != nil {
+		return err
+	}
+	m := []record.Mutation{create(keyGrant+g.ID, v, g.PendingUntil.Add(grace), errRaced)}
+	more, err := s.remember(by, idem, g.ID)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Log.Put(ctx, append(m, more...)); err != nil {
+		return &Error{Kind: Unavailable, Code: "state_unavailable", Detail: "the request could not be kept", Err: err}
+	}
+	return nil
+}
+
+// Grant shows a grant to the orchestrator that asked for it and to staff.
+func (s *Service) Grant(by Caller, id string) (Grant, error) {
+	g, err := s.grant(id)
+	if err != nil {
+		return Grant{}, err
+	}
+	if by.Role == RoleNone && by.ID.String() != g.Orchestrator {
+		return Grant{}, refuse(NotFound, "grant_not_found", "id", "no such grant")
+	}
+	out := g.public(s.cfg.Now())
+	if s.revoked.has(chain.RevGrant, id) {
+		out.Status = GrantRevoked
+	}
+	return out, nil
+}
+
+// PendingGrant is what the consent page shows; only a grant that still waits has one.
+func (s *Service) PendingGrant(id string) (Grant, error) {
+	g, err := s.grant(id)
+	if err != nil {
+		return Grant{}, err
+	}
+	out := g.public(s.cfg.Now())
+	if out.Status != GrantPending {
+		return Grant{}, refuse(Conflict, "grant_not_pending", "id", "this grant does not wait for consent")
+	}
+	return out, nil
+}
+
+// GrantDocument is the canonical grant (RFC 8785) that user is asked to consent to.
+func (s *Service) GrantDocument(id, issuer, subject string) ([]byte, error) {
+	g, err := s.grant(id)
+	if err != nil {
+		return nil, err
+	}
+	scope, err := chain.ParseScope(g.Scope)
+	if err != nil {
+		return nil, internal("read grant", err)
+	}
+	doc := chain.GrantDocument{
+		GrantID: g.ID, Random: [32]byte(g.Random), Origin: s.cfg.Origin, Issuer: issuer,
+		ClientID: s.cfg.ClientID, Subject: subject, TaskID: g.TaskID, Task: g.Purpose, Scope: scope, MaxDepth: g.MaxDepth,
+		NotAfter: g.NotAfter, AgentTypes: g.AgentTypes, Orchestrator: g.Orchestrator,
+		OrchestratorKey: [32]byte(g.OrchKey),
+	}
+	b, err := doc.Canonical()
+	if err != nil {
+		return nil, refuse(Invalid, "bad_grant", "", err.Error())
+	}
+	return b, nil
+}
+
+// Approve makes a pending grant active. The approval must be over exactly the document that GrantDocument gives for
+// its user; a second approval is refused.
+func (s *Service) Approve(ctx context.Context, id string, a Approval) error {
+	if err := s.cfg.Ready(); err != nil {
+		return notReady(err)
+	}
+	g, err := s.grant(id)
+	if err != nil {
+		return err
+	}
+	if g.Status != GrantPending || !s.cfg.Now().Before(g.PendingUntil) {
+		return refuse(Conflict, "grant_not_pending", "id", "this grant does not wait for consent")
+	}
+	want, err := s.GrantDocument(id, a.User.Issuer, a.User.Subject)
+	if err != nil {
+		return err
+	}
+	if string(want) != string(a.Document) {
+		return refuse(Forbidden, "consent_mismatch", "", "the consent is not over this grant")
+	}
+	return s.activate(ctx, g, a)
+}
+
+func (s *Service) activate(ctx context.Context, pending *grantState, a Approval) error {
+	old, ok, err := s.cfg.Log.Get(keyGrant + pending.ID)
+	if err != nil || !ok {
+		return internal("read grant", err)
+	}
+	g := *pending
+	doc, evidence := sha256.Sum256(a.Document), sha256.Sum256(a.Evidence)
+	g.Status, g.User, g.Consent = GrantActive, a.User, chain.OIDCNonce.String()
+	g.Document, g.Hash, g.EvidenceHash = a.Document, doc[:], evidence[:]
+	value, err := encode(g)
+	if err != nil {
+		return err
+	}
+	_, err = s.append(ctx, s.grantDraft(&g, a, replace(keyGrant+g.ID, old, value, g.NotAfter.Add(grace), refuse(Conflict, "grant_not_pending", "id", "this grant was answered already"))))
+	if err != nil {
+		return err
+	}
+	s.grants.drop(g.ID)
+	return nil
+}
+
+func (s *Service) grantDraft(g *grantState, a Approval, m record.Mutation) draft {
+	env := record.Envelope{
+		Type: record.TypeGrant, Grant: g.ID, Task: g.TaskID, User: s.cfg.Pseudonym(a.User.Issuer, a.User.Subject),
+		Orchestrator: nameOf(g.Orchestrator),
+	}
+	return draft{
+		env: env,
+		body: record.GrantBody{
+			GrantID: g.ID, TaskID: g.TaskID, Status: string(g.Status), ConsentType: g.Consent,
+			EvidenceHash: hex.EncodeToString(g.EvidenceHash), GrantHash: hex.EncodeToString(g.Hash),
+			Scope: g.Scope, NotAfter: g.NotAfter, MaxDepth: g.MaxDepth, AgentTypes: g.AgentTypes,
+			OrchestratorID: g.Orchestrator, OrchestratorKey: hex.EncodeToString(g.OrchKey),
+		},
+		payload: record.GrantPayload{
+			Issuer: a.User.Issuer, Subject: a.User.Subject, Roles: a.User.Roles, Groups: a.User.Groups,
+			ACR: a.User.ACR, AMR: a.User.AMR, AuthTime: a.User.AuthTime, Purpose: g.Purpose, Evidence: a.Evidence,
+		},
+		terms:     termsOf(env),
+		mutations: []record.Mutation{m},
+	}
+}
+
+// Decline forgets a pending grant; nothing of it was ever in the log.
+func (s *Service) Decline(ctx context.Context, id string) error {
+	g, err := s.grant(id)
+	if err != nil {
+		return err
+	}
+	if g.Status != GrantPending {
+		return refuse(Conflict, "grant_not_pending", "id", "this grant does not wait for consent")
+	}
+	if err := s.cfg.Log.Put(ctx, []record.Mutation{{Key: keyGrant + id, Delete: true}}); err != nil {
+		return &Error{Kind: Unavailable, Code: "state_unavailable", Err: err}
+	}
+	s.grants.drop(id)
+	return nil
+}
+
+// grant reads a grant; an active one never changes and is kept in memory.
+func (s *Service) grant(id string) (*grantState, error) {
+	if g, ok := s.grants.get(id); ok {
+		return g, nil
+	}
+	if _, err := chain.ParseUUID(id); err != nil {
+		return nil, refuse(NotFound, "grant_not_found", "id", "no such grant")
+	}
+	g, ok, err := load[grantState](s.cfg.Log, keyGrant+id)
+	if err != nil {
+		return nil, internal("read grant", err)
+	}
+	if !ok {
+		return nil, refuse(NotFound, "grant_not_found", "id", "no such grant")
+	}
+	if g.Status == GrantActive {
+		s.grants.put(id, g)
+	}
+	return g, nil
+}
+
+func (g *grantState) orchestrator() string {
+	if g == nil {
+		return ""
+	}
+	return g.Orchestrator
+}
+
+// public shows the state with its expiry.
+func (g *grantState) public(now time.Time) Grant {
+	// Ours, checked when it was made.
+	scope, _ := chain.ParseScope(g.Scope)
+	orch, _ := chain.ParseID(g.Orchestrator)
+	out := Grant{
+		ID: g.ID, TaskID: g.TaskID, Status: g.Status, Purpose: g.Purpose, Scope: scope, NotAfter: g.NotAfter,
+		MaxDepth: g.MaxDepth, AgentTypes: g.AgentTypes, Orchestrator: orch,
+	}
+	copy(out.Hash[:], g.Hash)
+	if !now.Before(g.NotAfter) || (g.Status == GrantPending && !now.Before(g.PendingUntil)) {
+		out.Status = GrantExpired
+	}
+	return out
+}
+
+// nameOf is the name in an identity of ours.
+func nameOf(spiffe string) string {
+	id, err := chain.ParseID(spiffe)
+	if err != nil {
+		return ""
+	}
+	return id.Name()
+}
+
+func notReady(err error) *Error {
+	return &Error{Kind: Unavailable, Code: "not_ready", Detail: err.Error(), Err: err}
+}

@@ -1,0 +1,50 @@
+package delegation
+
+import (
+	"time"
+
+	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/policy"
+)
+
+// spawnInput is what policy is asked before an agent exists.
+func (s *Service) spawnInput(q SpawnRequest, l lineage, child chain.Delegation) policy.Input {
+	in := s.input(policy.PointSpawn, child, l.grant, l.task)
+	in.Request = &policy.Request{Scope: q.Scope.Strings(), TTLSeconds: int64(q.TTL / time.Second), MaxDepth: q.MaxDepth}
+	return in
+}
+
+// accessInput is what policy is asked at each access.
+func (s *Service) accessInput(q DecisionRequest, d chain.Delegation, g *grantState, t *taskState, required []chain.Token) policy.Input {
+	in := s.input(policy.PointAccess, d, g, t)
+	scope := make([]string, len(required))
+	for i, tok := range required {
+		scope[i] = tok.String()
+	}
+	in.Resource = &policy.Resource{Type: q.ResourceType, ID: q.ResourceID, RequiredScope: scope}
+	in.Action = &policy.Action{Name: q.Action}
+	return in
+}
+
+func (s *Service) input(point policy.Point, d chain.Delegation, g *grantState, t *taskState) policy.Input {
+	last := d.Hops[len(d.Hops)-1]
+	in := policy.Input{
+		Point: point,
+		Time:  s.cfg.Now().UTC(),
+		Agent: policy.Agent{SPIFFEID: last.ID, Scope: last.Scope.Strings(), NotAfter: last.NotAfter, Depth: len(d.Hops) - 1},
+		User: policy.User{
+			Issuer: g.User.Issuer, Subject: g.User.Subject, Roles: g.User.Roles, Groups: g.User.Groups,
+			ACR: g.User.ACR, AMR: g.User.AMR, AuthTime: g.User.AuthTime,
+		},
+		Consent:      policy.Consent{Type: g.Consent},
+		Task:         policy.Task{ID: t.ID, GrantID: t.GrantID, Purpose: g.Purpose, Scope: t.Scope, NotAfter: t.NotAfter},
+		Orchestrator: policy.Orchestrator{ID: d.Hops[0].ID},
+	}
+	if id, err := chain.ParseID(last.ID); err == nil {
+		in.Agent.ID, in.Agent.Type = id.AgentID(), id.AgentType()
+	}
+	for _, h := range d.Hops {
+		in.Hops = append(in.Hops, policy.Hop{ID: h.ID, Scope: h.Scope.Strings(), NotAfter: h.NotAfter, MaxDepth: h.MaxDepth})
+	}
+	return in
+}

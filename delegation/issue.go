@@ -1,0 +1,118 @@
+package delegation
+
+import (
+	"context"
+	"encoding/hex"
+	"log/slog"
+	"time"
+
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+// order is one certificate on its way: what it says, and what its entry says beside it.
+type order struct {
+	template  Template
+	env       record.Envelope
+	body      record.IssueBody
+	payload   any
+	mutations func(p Prepared) ([]record.Mutation, error)
+}
+
+// issue is the one way to a signature: prepare, append and wait until durable, sign exactly those bytes, release.
+func (s *Service) issue(ctx context.Context, o order) (Issued, Prepared, error) {
+	p, err := s.cfg.Certifier.Prepare(o.template)
+	if err != nil {
+		return Issued{}, nil, internal("prepare certificate", err)
+	}
+	d, err := s.issueDraft(o, p)
+	if err != nil {
+		return Issued{}, nil, err
+	}
+	pos, err := s.append(ctx, d)
+	if err != nil {
+		return Issued{}, nil, err
+	}
+	out, err := s.sign(ctx, o, p, pos)
+	return out, p, err
+}
+
+func (s *Service) issueDraft(o order, p Prepared) (draft, error) {
+	o.env.Type = record.TypeIssue
+	o.body.SPIFFEID = o.template.ID.String()
+	o.body.Kind = o.template.ID.Kind().String()
+	o.body.Serial, o.body.TBSHash = p.Serial(), hexOf(p.Hash())
+	o.body.SPKIHash = hexOf(spkiHash(o.template.SPKI))
+	o.body.NotBefore, o.body.NotAfter = p.Validity()
+	m, err := o.mutations(p)
+	if err != nil {
+		return draft{}, err
+	}
+	return draft{
+		env: o.env, body: o.body, payload: o.payload, mutations: m,
+		terms: append(termsOf(o.env), record.Term{Kind: "serial", ID: p.Serial()}),
+	}, nil
+}
+
+// sign makes the signature that the log already knows of. A failure is an entry too.
+func (s *Service) sign(ctx context.Context, o order, p Prepared, pos Position) (Issued, error) {
+	der, err := s.cfg.Certifier.Issue(ctx, p)
+	if err != nil {
+		s.signFailed(ctx, o, p, pos.Index)
+		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", AuditIndex: &pos.Index, Err: err}
+	}
+	_, notAfter := p.Validity()
+	return Issued{ID: o.template.ID, Chain: der, NotAfter: notAfter, Position: pos}, nil
+}
+
+func (s *Service) signFailed(ctx context.Context, o order, p Prepared, index uint64) {
+	env := o.env
+	env.Type, env.Code = record.TypeIssueFailed, "signing_failed"
+	// The caller may be gone; the record of what was not signed is owed all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_, err := s.append(ctx, draft{
+		env: env, body: record.FailBody{Index: index, Serial: p.Serial(), TBSHash: hexOf(p.Hash())}, terms: termsOf(env),
+	})
+	if err != nil {
+		s.cfg.Logger.Error("a failed signature was not recorded", slog.String("serial", p.Serial()), slog.Any("error", err))
+	}
+}
+
+// signAgain re-signs the stored bytes of an earlier issuance, for a retry: the same certificate by its TBS hash.
+func (s *Service) signAgain(ctx context.Context, id chain.ID, tbs []byte) (Issued, error) {
+	p, err := s.cfg.Certifier.Resume(id.Kind(), tbs)
+	if err != nil {
+		return Issued{}, internal("resume certificate", err)
+	}
+	der, err := s.cfg.Certifier.Issue(ctx, p)
+	if err != nil {
+		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", Err: err}
+	}
+	_, notAfter := p.Validity()
+	return Issued{ID: id, Chain: der, NotAfter: notAfter}, nil
+}
+
+// hopBodies shows hops as an envelope does: no names of people.
+func hopBodies(hops []chain.Hop) []record.HopBody {
+	out := make([]record.HopBody, len(hops))
+	for i, h := range hops {
+		out[i] = record.HopBody{
+			ID: h.ID, SPKIHash: hexOf(h.SPKIHash), Scope: h.Scope.Strings(), NotAfter: h.NotAfter, MaxDepth: h.MaxDepth,
+		}
+		if h.Confirmation != nil {
+			out[i].Confirmation = hex.EncodeToString(h.Confirmation[:])
+		}
+	}
+	return out
+}
+
+// bounded is the earliest of the times.
+func bounded(first time.Time, more ...time.Time) time.Time {
+	for _, t := range more {
+		if t.Before(first) {
+			first = t
+		}
+	}
+	return first
+}

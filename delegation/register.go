@@ -1,0 +1,173 @@
+package delegation
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+// Register makes a workload or a person known. An orchestrator gets a join token, shown once; a service and an
+// operator get their certificate at once, from the CSR in the request.
+func (s *Service) Register(ctx context.Context, by Caller, kind chain.Kind, q Registration) (Registered, error) {
+	out, err := s.register(ctx, by, kind, q)
+	if err != nil {
+		return Registered{}, s.denied(ctx, "register."+kind.String(), by, record.Envelope{}, err)
+	}
+	return out, nil
+}
+
+func (s *Service) register(ctx context.Context, by Caller, kind chain.Kind, q Registration) (Registered, error) {
+	id, err := s.checkRegistration(by, kind, q)
+	if err != nil {
+		return Registered{}, err
+	}
+	if kind == chain.Orchestrator {
+		return s.registerOrchestrator(ctx, by, id, q)
+	}
+	return s.registerWithCSR(ctx, by, id, q)
+}
+
+func (s *Service) checkRegistration(by Caller, kind chain.Kind, q Registration) (chain.ID, error) {
+	if by.Role != RoleOperator {
+		return chain.ID{}, refuse(Forbidden, "operator_required", "", "identities are registered by an operator")
+	}
+	if !nameForm.MatchString(q.Name) {
+		return chain.ID{}, refuse(Invalid, "bad_name", "name", "1 to 64 of a-z 0-9 . _ -, beginning and ending with a letter or digit")
+	}
+	if kind == chain.Operator && !slices.Contains(Roles(), q.Role) {
+		return chain.ID{}, refuse(Invalid, "bad_role", "role", "one of operator, security_officer, auditor, privacy_officer")
+	}
+	if q.MaxTTL < 0 || q.MaxTTL > s.cfg.Limits.AgentTTL {
+		return chain.ID{}, refuse(Invalid, "bad_ttl", "max_ttl", "longer than this appliance allows for an agent")
+	}
+	if len(q.AgentTypes) > 64 {
+		return chain.ID{}, refuse(Invalid, "bad_agent_types", "agent_types", "at most 64 agent types")
+	}
+	if len(q.PopRoots) > 0 {
+		if _, err := chain.ParsePEM(q.PopRoots, 16); err != nil {
+			return chain.ID{}, refuse(Invalid, "bad_certificate", "x509pop_roots", "not 1 to 16 PEM certificates")
+		}
+	}
+	id, err := chain.NamedID(s.cfg.Trust.TrustDomain, kind, q.Name)
+	if err != nil {
+		return chain.ID{}, refuse(Invalid, "bad_name", "name", err.Error())
+	}
+	return id, nil
+}
+
+func (q Registration) state(id chain.ID) identityState {
+	return identityState{
+		SPIFFEID: id.String(), AgentTypes: q.AgentTypes, MaxTTL: int64(q.MaxTTL / time.Second), PopRoots: q.PopRoots, Role: q.Role,
+	}
+}
+
+// detail is the state in the envelope's words, so that the projection can be rebuilt from the log alone.
+func (q Registration) detail() map[string]string {
+	return map[string]string{
+		"agent_types":     strings.Join(q.AgentTypes, " "),
+		"max_ttl_seconds": strconv.FormatInt(int64(q.MaxTTL/time.Second), 10),
+		"x509pop_roots":   string(q.PopRoots),
+	}
+}
+
+func errRegistered() *Error {
+	return refuse(Conflict, "already_registered", "name", "this name is registered")
+}
+
+func (s *Service) registerOrchestrator(ctx context.Context, by Caller, id chain.ID, q Registration) (Registered, error) {
+	raw, err := s.secret()
+	if err != nil {
+		return Registered{}, err
+	}
+	token := base64.RawURLEncoding.EncodeToString(raw[:])
+	expires := s.cfg.Now().UTC().Add(s.cfg.Limits.JoinToken)
+	identity, err := encode(q.state(id))
+	if err != nil {
+		return Registered{}, err
+	}
+	join, err := encode(joinState{Name: q.Name, Expires: expires})
+	if err != nil {
+		return Registered{}, err
+	}
+	env := record.Envelope{Type: record.TypeAdmin, Orchestrator: q.Name, Operator: by.ID.Name()}
+	pos, err := s.append(ctx, draft{
+		env:   env,
+		body:  record.AdminBody{Action: "register.orchestrator", Target: id.String(), Detail: q.detail()},
+		terms: termsOf(env),
+		mutations: []record.Mutation{
+			create(identityKey(chain.Orchestrator, q.Name), identity, time.Time{}, errRegistered()),
+			create(joinKey(token), join, expires.Add(24*time.Hour), errRegistered()),
+		},
+	})
+	if err != nil {
+		return Registered{}, err
+	}
+	return Registered{ID: id, JoinToken: token, JoinTokenExpires: expires, Position: pos}, nil
+}
+
+// joinKey names a token by its hash: the log's files never hold one.
+func joinKey(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return keyJoin + hex.EncodeToString(sum[:])
+}
+
+func (s *Service) registerWithCSR(ctx context.Context, by Caller, id chain.ID, q Registration) (Registered, error) {
+	if err := s.cfg.Ready(); err != nil {
+		return Registered{}, notReady(err)
+	}
+	ttl := s.cfg.Limits.WorkloadTTL
+	if id.Kind() == chain.Operator {
+		ttl = s.cfg.Limits.OperatorTTL
+	}
+	identity, err := encode(q.state(id))
+	if err != nil {
+		return Registered{}, err
+	}
+	o := order{
+		env:  record.Envelope{Operator: by.ID.Name()},
+		body: record.IssueBody{Role: string(q.Role)},
+		mutations: func(Prepared) ([]record.Mutation, error) {
+			return []record.Mutation{create(identityKey(id.Kind(), id.Name()), identity, time.Time{}, errRegistered())}, nil
+		},
+	}
+	issued, err := s.issueNamed(ctx, id, q.CSR, ttl, o)
+	if err != nil {
+		return Registered{}, err
+	}
+	return Registered{ID: id, Issued: &issued, Position: issued.Position}, nil
+}
+
+// issueNamed issues to an orchestrator, a service or an operator.
+func (s *Service) issueNamed(ctx context.Context, id chain.ID, csr []byte, ttl time.Duration, o order) (Issued, error) {
+	req, err := parseCSR(csr)
+	if err != nil {
+		return Issued{}, err
+	}
+	o.template = Template{
+		ID: id, SPKI: req.SPKI,
+		NotAfter: bounded(s.cfg.Now().Add(ttl), s.cfg.Certifier.Limit(id.Kind())).UTC().Truncate(time.Second),
+	}
+	issued, _, err := s.issue(ctx, o)
+	return issued, err
+}
+
+// parseCSR gives chain's codes to the caller.
+func parseCSR(b []byte) (*chain.CSR, error) {
+	if len(bytes.TrimSpace(b)) == 0 {
+		return nil, refuse(Invalid, "bad_csr", "csr", "a PEM certificate request is required")
+	}
+	req, err := chain.ParseCSR(b)
+	if err != nil {
+		return nil, refuse(Invalid, codeOf(err), "csr", err.Error())
+	}
+	return req, nil
+}

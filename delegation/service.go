@@ -1,0 +1,180 @@
+package delegation
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/policy"
+)
+
+// Log keeps entries and the state that they change. Append returns once both are durable; an error that wraps a
+// precondition's own error rejected this entry alone. Put is for what can be made again: it may be lost in a crash.
+type Log interface {
+	Append(ctx context.Context, e record.Entry) (Position, error)
+	Put(ctx context.Context, m []record.Mutation) error
+	Get(key string) (value []byte, ok bool, err error)
+	Scan(ctx context.Context, prefix, after string, limit int, fn func(key string, value []byte) error) error
+}
+
+// Prepared is a linted to-be-signed certificate. Nothing of it is signed yet.
+type Prepared interface {
+	TBS() []byte
+	Hash() [32]byte
+	Serial() string
+	Validity() (notBefore, notAfter time.Time)
+}
+
+// Template is what a certificate is to say.
+type Template struct {
+	ID         chain.ID
+	SPKI       []byte
+	NotAfter   time.Time
+	Delegation []byte // the extension's value, for agents only
+}
+
+// Certifier is the certification authority. Issue signs a Prepared once and gives the chain, leaf first, without the
+// root; Resume makes stored bytes signable again, for a retry.
+type Certifier interface {
+	Prepare(t Template) (Prepared, error)
+	Resume(kind chain.Kind, tbs []byte) (Prepared, error)
+	Issue(ctx context.Context, p Prepared) ([][]byte, error)
+	Limit(kind chain.Kind) time.Time // no certificate of that kind lives longer
+}
+
+// Policy is the policy engine; it always answers, and its zero answer denies.
+type Policy interface {
+	Decide(ctx context.Context, in policy.Input) policy.Decision
+}
+
+// Resources maps a resource and an action to the scope that they require. An unknown pair is refused.
+type Resources interface {
+	Required(resourceType, resourceID, action string) ([]chain.Token, bool)
+}
+
+// Config is what a Service needs.
+type Config struct {
+	Origin    string // of the log: the audience of delegations
+	Trust     *chain.Trust
+	Log       Log
+	Certifier Certifier
+	Policy    Policy
+	Resources Resources
+	// Ready refuses to issue and to decide while it returns an error: a device is gone or the last seal is too old.
+	Ready func() error
+	// Pseudonym gives the keyed hash that stands for a user in envelopes and indexes.
+	Pseudonym func(issuer, subject string) string
+	Issuer    string // of the identity provider that grants are asked of
+	ClientID  string
+	Limits    Limits
+	Now       func() time.Time
+	Rand      io.Reader
+	Logger    *slog.Logger
+}
+
+// Limits bounds what may be asked for.
+type Limits struct {
+	AgentTTL       time.Duration // longest life of an agent
+	WorkloadTTL    time.Duration // of orchestrators and services
+	OperatorTTL    time.Duration
+	GrantLife      time.Duration // longest time from consent to deadline
+	PendingGrant   time.Duration // how long a grant waits for consent
+	JoinToken      time.Duration
+	MaxDepth       int
+	MalformedBurst int // malformed requests recorded one by one in a minute, before they are counted together
+}
+
+// DefaultLimits are those of a fresh appliance.
+func DefaultLimits() Limits {
+	return Limits{
+		AgentTTL: 10 * time.Minute, WorkloadTTL: 24 * time.Hour, OperatorTTL: 30 * 24 * time.Hour,
+		GrantLife: 24 * time.Hour, PendingGrant: 15 * time.Minute, JoinToken: 10 * time.Minute,
+		MaxDepth: 8, MalformedBurst: 20,
+	}
+}
+
+// Service is the domain. Make it with New; start Run to have its aggregated entries written.
+type Service struct {
+	cfg       Config
+	revoked   *revocations
+	callers   *cache[[32]byte, identity]
+	grants    *cache[string, *grantState]
+	tasks     *cache[string, *taskState]
+	malformed *aggregator
+}
+
+// New loads the revocations and gives a Service that is ready to answer.
+func New(ctx context.Context, cfg Config) (*Service, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	s := &Service{
+		cfg:       cfg,
+		callers:   newCache[[32]byte, identity](4096),
+		grants:    newCache[string, *grantState](8192),
+		tasks:     newCache[string, *taskState](8192),
+		malformed: newAggregator(cfg.Limits.MalformedBurst),
+	}
+	var err error
+	s.revoked, err = loadRevocations(ctx, cfg.Log, cfg.Now)
+	if err != nil {
+		return nil, fmt.Errorf("delegation: load revocations: %w", err)
+	}
+	return s, nil
+}
+
+func (c Config) check() error {
+	if c.Origin == "" || c.Trust == nil {
+		return errors.New("delegation: origin and trust bundle are required")
+	}
+	if c.Log == nil || c.Certifier == nil || c.Policy == nil || c.Resources == nil {
+		return errors.New("delegation: log, certifier, policy and resources are required")
+	}
+	if c.Ready == nil || c.Pseudonym == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
+		return errors.New("delegation: ready, pseudonym, clock, randomness and logger are required")
+	}
+	return nil
+}
+
+// Run writes what was aggregated, once a minute and at the end, until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return s.flushMalformed(context.WithoutCancel(ctx))
+		case <-tick.C:
+			if err := s.flushMalformed(ctx); err != nil {
+				s.cfg.Logger.Warn("malformed requests were not recorded", slog.Any("error", err))
+			}
+		}
+	}
+}
+
+// newID makes a UUIDv7.
+func (s *Service) newID() (string, error) {
+	id, err := uuidv7(s.cfg.Rand, s.cfg.Now())
+	if err != nil {
+		return "", internal("make an id", err)
+	}
+	return id, nil
+}
+
+// secret makes 256 random bits.
+func (s *Service) secret() ([32]byte, error) {
+	var b [32]byte
+	if _, err := io.ReadFull(s.cfg.Rand, b[:]); err != nil {
+		return b, internal("read randomness", err)
+	}
+	return b, nil
+}
+
+func tbsHash(c *x509.Certificate) [32]byte { return sha256.Sum256(c.RawTBSCertificate) }

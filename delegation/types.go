@@ -1,0 +1,225 @@
+package delegation
+
+import (
+	"crypto/x509"
+	"time"
+
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+// Role is what an operator may do. The zero Role may do nothing.
+type Role string
+
+// The roles of people.
+const (
+	RoleNone     Role = ""
+	RoleOperator Role = "operator"
+	RoleOfficer  Role = "security_officer"
+	RoleAuditor  Role = "auditor"
+	RolePrivacy  Role = "privacy_officer"
+)
+
+// Roles lists every role that an operator can be given.
+func Roles() []Role { return []Role{RoleOperator, RoleOfficer, RoleAuditor, RolePrivacy} }
+
+// Caller is an authenticated client: the identity in a certificate that verified just now.
+type Caller struct {
+	ID    chain.ID
+	Role  Role                // operators only
+	Certs []*x509.Certificate // as presented, leaf first
+	deleg *chain.Delegation   // agents only
+}
+
+// Idempotency ties a retry to its first attempt: the caller's key, and the SHA-256 of the request's body.
+// The zero value asks for none.
+type Idempotency struct {
+	Key  string
+	Hash [32]byte
+}
+
+// Position is where an entry stands in the log.
+type Position struct {
+	Index    uint64
+	LeafHash [32]byte
+}
+
+// Registration is a request to register a workload or a person.
+type Registration struct {
+	Name        string
+	AgentTypes  []string      // orchestrators: the types that it may spawn; empty refuses all
+	MaxTTL      time.Duration // orchestrators: the longest life of an agent
+	PopRoots    []byte        // orchestrators: PEM of the CAs accepted for x509pop; empty refuses that method
+	Role        Role          // operators
+	CSR         []byte        // services and operators: PEM
+	Idempotency Idempotency
+}
+
+// Registered answers a Registration.
+type Registered struct {
+	ID               chain.ID
+	JoinToken        string // orchestrators: shown once, single use
+	JoinTokenExpires time.Time
+	Issued           *Issued // services and operators
+	Position         Position
+}
+
+// Attestation is an orchestrator's proof of who it is.
+type Attestation struct {
+	Name   string
+	Method string              // join_token, x509pop
+	Token  string              // join_token
+	Peer   []*x509.Certificate // x509pop: the chain whose key the TLS handshake proved
+	CSR    []byte
+}
+
+// Issued is a certificate with its chain, leaf first, DER, without the root.
+type Issued struct {
+	ID       chain.ID
+	Chain    [][]byte
+	NotAfter time.Time
+	Position Position
+}
+
+// GrantRequest is what an orchestrator asks a user to consent to.
+type GrantRequest struct {
+	Purpose     string
+	Scope       chain.Scope
+	NotAfter    time.Time
+	MaxDepth    int
+	AgentTypes  []string
+	Idempotency Idempotency
+}
+
+// GrantStatus tells where a grant stands. The zero value grants nothing.
+type GrantStatus string
+
+// The states of a grant.
+const (
+	GrantPending GrantStatus = "pending"
+	GrantActive  GrantStatus = "active"
+	GrantRevoked GrantStatus = "revoked"
+	GrantExpired GrantStatus = "expired"
+)
+
+// Grant is a grant as its orchestrator and its user see it.
+type Grant struct {
+	ID           string
+	TaskID       string
+	Status       GrantStatus
+	Purpose      string
+	Scope        chain.Scope
+	NotAfter     time.Time
+	MaxDepth     int
+	AgentTypes   []string
+	Orchestrator chain.ID
+	Hash         [32]byte // of the canonical document; zero while pending
+	Position     Position // zero while pending
+}
+
+// User is the person who consented, with the claims seen at that moment.
+type User struct {
+	Issuer, Subject string
+	Roles, Groups   []string
+	ACR             string
+	AMR             []string
+	AuthTime        time.Time
+}
+
+// Approval is a verified consent.
+type Approval struct {
+	User     User
+	Document []byte // the canonical grant
+	Evidence []byte // exact bytes of the evidence file
+}
+
+// TaskRequest opens the task of a grant.
+type TaskRequest struct {
+	GrantID     string
+	Scope       chain.Scope // empty: the grant's
+	NotAfter    time.Time   // zero: the grant's
+	Idempotency Idempotency
+}
+
+// Task is a unit of work under a grant.
+type Task struct {
+	ID, GrantID  string
+	Status       string // open, completed, revoked, expired
+	Scope        chain.Scope
+	NotAfter     time.Time
+	MaxDepth     int
+	Orchestrator chain.ID
+	Position     Position
+}
+
+// SpawnRequest asks for an agent (by its orchestrator) or a sub-agent (by its parent).
+type SpawnRequest struct {
+	TaskID       string
+	SpawnID      string // UUIDv7 chosen by the caller; becomes the agent's id
+	AgentType    string
+	Scope        chain.Scope
+	TTL          time.Duration // 0: as long as allowed
+	MaxDepth     int
+	CSR          []byte
+	Confirmation string // the delegator's compact JWS
+	Idempotency  Idempotency
+}
+
+// DecisionRequest is one access request (AuthZEN evaluation).
+type DecisionRequest struct {
+	Chain        []*x509.Certificate // leaf first
+	SubjectID    string              // the SPIFFE ID that the caller names
+	Principal    *chain.User         // the user that the caller expects, if it names one
+	Orchestrator string              // the orchestrator that the caller expects, if it names one
+	ResourceType string
+	ResourceID   string
+	Action       string
+}
+
+// Decision answers a DecisionRequest. The zero value denies.
+type Decision struct {
+	ID       string
+	Allow    bool
+	Reasons  []string // why not; empty when allowed
+	Checks   []chain.Check
+	Position *Position // nil: not recorded, hence denied
+}
+
+// VerifyRequest asks which checks a chain passes, without a decision.
+type VerifyRequest struct {
+	Chain         []*x509.Certificate
+	RequiredScope []chain.Token
+	At            time.Time // zero: now
+}
+
+// Revocation is one revoked thing.
+type Revocation struct {
+	Seq      uint64
+	Kind     chain.RevKind
+	ID       string
+	Reason   string
+	Time     time.Time
+	Position Position
+}
+
+// RevokeRequest revokes one thing and, since every certificate names its ancestors, all below it.
+type RevokeRequest struct {
+	Kind        chain.RevKind
+	ID          string
+	Reason      string
+	Idempotency Idempotency
+}
+
+// Lineage is what an agent's certificate stands on.
+type Lineage struct {
+	Delegation  chain.Delegation
+	Delegations []string // compact JWS by hop, "" where there is none
+	GrantHash   [32]byte
+}
+
+// Refusal is a request that did not get as far as the domain: it could not be read or its caller not be authenticated.
+type Refusal struct {
+	Operation string // method and route
+	Caller    string // SPIFFE ID, "" if unknown
+	Code      string
+	Field     string
+}

@@ -1,0 +1,125 @@
+// Package policy holds what a policy is asked and what it answers: the typed Input document and the Decision.
+//
+// It decides nothing itself: package policy/opa does. It knows no source address and no clock; the time of a request
+// is part of its Input, so that a recorded decision can be replayed. The zero Decision denies. Values are plain data:
+// safe to read concurrently, not to change.
+package policy
+
+import "time"
+
+// Point is the place where policy is asked. The zero Point is none, and is denied.
+type Point string
+
+// The points of enforcement.
+const (
+	PointSpawn  Point = "spawn"  // before an agent gets a certificate
+	PointAccess Point = "access" // before an agent gets at a resource
+)
+
+// Reasons that the engine gives itself. Others come from the active bundle's deny_reasons.
+const (
+	ReasonUndefined  = "policy_undefined"   // the bundle says nothing about this point
+	ReasonError      = "policy_error"       // evaluation failed
+	ReasonTimeout    = "policy_timeout"     // evaluation took longer than it may
+	ReasonNotBoolean = "policy_not_boolean" // allow is neither true nor false
+	ReasonBusy       = "policy_busy"        // no place to evaluate became free in time
+	ReasonInput      = "policy_input"       // the input document breaks its own bounds
+	ReasonDenied     = "policy_denied"      // the bundle denied and gave no reason
+)
+
+// Input is the document that a policy sees as `input`; docs/formats/policy-input.md describes its JSON form.
+// A spawn has Request; an access has Resource and Action. It never holds a source address.
+type Input struct {
+	Point        Point        `json:"point"`
+	Time         time.Time    `json:"time"`
+	Agent        Agent        `json:"agent"`
+	Hops         []Hop        `json:"hops"`
+	User         User         `json:"user"`
+	Consent      Consent      `json:"consent"`
+	Task         Task         `json:"task"`
+	Orchestrator Orchestrator `json:"orchestrator"`
+	Request      *Request     `json:"request,omitempty"`
+	Resource     *Resource    `json:"resource,omitempty"`
+	Action       *Action      `json:"action,omitempty"`
+}
+
+// Agent is the agent that is to be made, or that asks for access. Depth counts its hops from the orchestrator (1 = spawned
+// by the orchestrator itself).
+type Agent struct {
+	ID       string    `json:"id"`
+	Type     string    `json:"type"`
+	SPIFFEID string    `json:"spiffe_id"`
+	Scope    []string  `json:"scope"`
+	NotAfter time.Time `json:"not_after,omitzero"`
+	Depth    int       `json:"depth"`
+}
+
+// Hop is one link of the delegation chain; the first is the orchestrator. ID is a SPIFFE ID.
+type Hop struct {
+	ID       string    `json:"id"`
+	Scope    []string  `json:"scope"`
+	NotAfter time.Time `json:"not_after,omitzero"`
+	MaxDepth int       `json:"max_depth"`
+}
+
+// User is who consented, with the claims of that moment and not of now.
+type User struct {
+	Issuer   string    `json:"issuer"`
+	Subject  string    `json:"subject"`
+	Roles    []string  `json:"roles"`
+	Groups   []string  `json:"groups"`
+	ACR      string    `json:"acr"`
+	AMR      []string  `json:"amr"`
+	AuthTime time.Time `json:"auth_time,omitzero"`
+}
+
+// Consent is how the user consented: webauthn, jws, oidc_nonce or token_exchange.
+type Consent struct {
+	Type string `json:"type"`
+}
+
+// Task is the unit of work that the agent belongs to.
+type Task struct {
+	ID       string    `json:"id"`
+	GrantID  string    `json:"grant_id"`
+	Purpose  string    `json:"purpose"`
+	Scope    []string  `json:"scope"`
+	NotAfter time.Time `json:"not_after,omitzero"`
+}
+
+// Orchestrator is the workload that runs the task; Attestation is how it proved itself (join_token, x509pop, …).
+type Orchestrator struct {
+	ID          string `json:"id"`
+	Attestation string `json:"attestation"`
+}
+
+// Request is what a spawn asks for.
+type Request struct {
+	Scope      []string `json:"scope"`
+	TTLSeconds int64    `json:"ttl_seconds"`
+	MaxDepth   int      `json:"max_depth"`
+}
+
+// Resource is what an access wants to get at. RequiredScope comes from the appliance's table, never from the caller.
+type Resource struct {
+	Type          string   `json:"type"`
+	ID            string   `json:"id"`
+	RequiredScope []string `json:"required_scope"`
+}
+
+// Action is what an access wants to do with the resource.
+type Action struct {
+	Name string `json:"name"`
+}
+
+// Decision is a policy's answer. The zero Decision denies.
+type Decision struct {
+	Allow bool
+	// Reasons says why not, sorted; empty when Allow, never empty otherwise.
+	Reasons []string
+	// Digest is the lower-case hex SHA-256 of the archive of the bundle that answered; Revision is that bundle's own name
+	// for itself.
+	Digest, Revision string
+	// Fault is the cause of policy_error and its like, for the operator's log and never for the caller.
+	Fault error
+}
