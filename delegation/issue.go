@@ -48,6 +48,7 @@ func (s *Service) issueDraft(o order, p Prepared) (draft, error) {
 	if err != nil {
 		return draft{}, err
 	}
+	m = append(m, record.Mutation{Key: keyOpen + hexOf(p.Hash()), Value: []byte(p.Serial())})
 	return draft{
 		env: o.env, body: o.body, payload: o.payload, mutations: m,
 		terms: append(termsOf(o.env), record.Term{Kind: "serial", ID: p.Serial()}),
@@ -61,6 +62,7 @@ func (s *Service) sign(ctx context.Context, o order, p Prepared, pos Position) (
 		s.signFailed(ctx, o, p, pos.Index)
 		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", AuditIndex: &pos.Index, Err: err}
 	}
+	s.keep(ctx, p.Hash(), der[0])
 	_, notAfter := p.Validity()
 	return Issued{ID: o.template.ID, Chain: der, NotAfter: notAfter, Position: pos}, nil
 }
@@ -73,6 +75,7 @@ func (s *Service) signFailed(ctx context.Context, o order, p Prepared, index uin
 	defer cancel()
 	_, err := s.append(ctx, draft{
 		env: env, body: record.FailBody{Index: index, Serial: p.Serial(), TBSHash: hexOf(p.Hash())}, terms: termsOf(env),
+		mutations: []record.Mutation{{Key: keyOpen + hexOf(p.Hash()), Delete: true}},
 	})
 	if err != nil {
 		s.cfg.Logger.Error("a failed signature was not recorded", slog.String("serial", p.Serial()), slog.Any("error", err))
@@ -89,6 +92,7 @@ func (s *Service) signAgain(ctx context.Context, id chain.ID, tbs []byte) (Issue
 	if err != nil {
 		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", Err: err}
 	}
+	s.keep(ctx, p.Hash(), der[0])
 	_, notAfter := p.Validity()
 	return Issued{ID: id, Chain: der, NotAfter: notAfter}, nil
 }
@@ -115,4 +119,16 @@ func bounded(first time.Time, more ...time.Time) time.Time {
 		}
 	}
 	return first
+}
+
+// IssueListener gives the appliance's own listener its certificate. The template's NotAfter is cut to what the CA allows.
+func (s *Service) IssueListener(ctx context.Context, t Template) (Issued, error) {
+	t.NotAfter = bounded(t.NotAfter, s.cfg.Certifier.Limit(t.ID.Kind())).UTC().Truncate(time.Second)
+	issued, _, err := s.issue(ctx, order{
+		template:  t,
+		env:       record.Envelope{Service: t.ID.Name()},
+		body:      record.IssueBody{},
+		mutations: func(Prepared) ([]record.Mutation, error) { return nil, nil },
+	})
+	return issued, err
 }

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
@@ -37,7 +40,9 @@ type Template struct {
 	ID         chain.ID
 	SPKI       []byte
 	NotAfter   time.Time
-	Delegation []byte // the extension's value, for agents only
+	Delegation []byte   // the extension's value, for agents only
+	DNSNames   []string // listeners only
+	IPs        []net.IP // likewise
 }
 
 // Certifier is the certification authority. Issue signs a Prepared once and gives the chain, leaf first, without the
@@ -108,6 +113,7 @@ type Service struct {
 	grants    *cache[string, *grantState]
 	tasks     *cache[string, *taskState]
 	malformed *aggregator
+	keeper    chan kept
 }
 
 // New loads the revocations and gives a Service that is ready to answer.
@@ -121,6 +127,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		grants:    newCache[string, *grantState](8192),
 		tasks:     newCache[string, *taskState](8192),
 		malformed: newAggregator(cfg.Limits.MalformedBurst),
+		keeper:    make(chan kept, 1024),
 	}
 	var err error
 	s.revoked, err = loadRevocations(ctx, cfg.Log, cfg.Now)
@@ -143,8 +150,15 @@ func (c Config) check() error {
 	return nil
 }
 
-// Run writes what was aggregated, once a minute and at the end, until ctx ends.
+// Run does what no request waits for, until ctx ends: it stores released signatures and writes what was aggregated.
 func (s *Service) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.runKeeper(ctx) })
+	g.Go(func() error { return s.runMalformed(ctx) })
+	return g.Wait()
+}
+
+func (s *Service) runMalformed(ctx context.Context) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {

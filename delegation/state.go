@@ -17,6 +17,8 @@ const (
 	keyAgent    = "agent/" // agent/<id>
 	keySPKI     = "spki/"  // spki/<SHA-256>: an agent key is used once
 	keyIdem     = "idem/"  // idem/<caller>/<SHA-256 of the caller's key>
+	keyOpen     = "open/"  // open/<TBS hash>: appended, signature not known to be kept
+	keyCert     = "cert/"  // cert/<TBS hash>: the released certificate, DER
 	keyRevoked  = "rev/"   // rev/<kind>/<id>
 )
 

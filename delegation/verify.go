@@ -22,12 +22,16 @@ func (s *Service) Verify(q VerifyRequest) (chain.Report, error) {
 	}), nil
 }
 
-// verify runs all checks of a decision.
+// verify runs all checks of a decision. An unknown resource requires no scope; the answer refuses it by itself.
 func (s *Service) verify(certs []*x509.Certificate, required []chain.Token, q DecisionRequest) chain.Report {
+	must := []chain.CheckName{chain.CheckRevocation}
+	if len(required) > 0 {
+		must = append(must, chain.CheckScope)
+	}
 	return chain.Verify(chain.Input{
 		Chain: certs, Trust: s.cfg.Trust, Now: s.cfg.Now(), RequiredScope: required,
 		ExpectUser: q.Principal, ExpectOrchestrator: q.Orchestrator,
 		Revocation: s.revoked, MaxStaleness: time.Minute,
-		Require: []chain.CheckName{chain.CheckScope, chain.CheckRevocation},
+		Require: must,
 	})
 }

@@ -83,6 +83,5 @@ func sha1CSR(der []byte, key *ecdsa.PrivateKey) ([]byte, error) {
 	}
 	algorithm := []byte{0x30, 9, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1}
 	bits := append([]byte{3, byte(len(sig) + 1), 0}, sig...)
-	body := append(append(append([]byte(nil), req.RawTBSCertificateRequest...), algorithm...), bits...)
-	return append([]byte{0x30, 0x82, byte(len(body) >> 8), byte(len(body))}, body...), nil
+	return sequence(req.RawTBSCertificateRequest, algorithm, bits), nil
 }

@@ -105,7 +105,7 @@ func newNamed(text, td string, k Kind, name string) (ID, error) {
 	}
 	switch k {
 	case Orchestrator, Service, Operator:
-	case Agent, KindUnknown:
+	default:
 		return ID{}, fmt.Errorf("%w: the kind is not orchestrator, service, operator or agent", ErrID)
 	}
 	if err := checkName("name", name); err != nil {

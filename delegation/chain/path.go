@@ -44,7 +44,7 @@ func Identify(certs []*x509.Certificate, trust *Trust, now time.Time, skew time.
 	return id, c
 }
 
-// checkPath returns the leaf's ID as soon as it is known, even when something else is wrong.
+// checkPath returns the leaf's ID if nothing is wrong.
 func checkPath(certs []*x509.Certificate, trust *Trust, now time.Time) (ID, *failure) {
 	if f := checkBounds(certs); f != nil {
 		return ID{}, f
@@ -55,14 +55,14 @@ func checkPath(certs []*x509.Certificate, trust *Trust, now time.Time) (ID, *fai
 		return ID{}, f
 	}
 	if id.TrustDomain() != trust.TrustDomain {
-		return id, failed(CodeTrustDomain, "the certificate is of trust domain %s", id.TrustDomain())
+		return ID{}, failed(CodeTrustDomain, "the certificate is of trust domain %s", id.TrustDomain())
 	}
 	if f := checkLeaf(leaf); f != nil {
-		return id, f
+		return ID{}, f
 	}
 	// x509 would take the zero time for the wall clock.
 	if now.IsZero() {
-		return id, failed(CodeClockMissing, "no time was given")
+		return ID{}, failed(CodeClockMissing, "no time was given")
 	}
 	return id, checkSignatures(certs, trust, now)
 }
@@ -164,50 +164,61 @@ const (
 )
 
 // leafID reads the SAN itself: x509 drops the kinds of names that it does not know, and re-spells URIs. There is exactly one
-// URI; an agent has no other name, the other kinds of callers may have DNS names and addresses.
+// URI; an agent has no other name, the other kinds of callers may have DNS names and addresses. The ID is returned also when
+// only the other names are wrong.
 func leafID(leaf *x509.Certificate) (ID, *failure) {
-	uri, addresses, f := readSAN(leaf)
+	names, f := readSAN(leaf)
 	if f != nil {
 		return ID{}, f
 	}
-	id, err := ParseID(uri)
+	if names.uris != 1 {
+		return ID{}, failed(CodeSANMultiple, "%d URIs; exactly one is expected", names.uris)
+	}
+	id, err := ParseID(names.uri)
 	if err != nil {
 		return ID{}, failed(CodeSPIFFEID, "%v", err)
 	}
-	if addresses && id.Kind() == Agent {
-		return ID{}, failed(CodeSANOther, "an agent's certificate has a name besides its URI")
+	if names.addresses && id.Kind() == Agent {
+		return id, failed(CodeSANOther, "an agent's certificate has a name besides its URI")
+	}
+	if names.others {
+		return id, failed(CodeSANOther, "the certificate has a name that is no URI, DNS name or address")
 	}
 	return id, nil
 }
 
-func readSAN(leaf *x509.Certificate) (uri string, addresses bool, f *failure) {
+// generalNames is what a SAN holds.
+type generalNames struct {
+	uri       string
+	uris      int
+	addresses bool // DNS names, IP addresses
+	others    bool
+}
+
+func readSAN(leaf *x509.Certificate) (names generalNames, f *failure) {
 	at := slices.IndexFunc(leaf.Extensions, func(e pkix.Extension) bool { return isSAN(e.Id) })
 	if at < 0 {
-		return "", false, failed(CodeSANMissing, "the certificate has no subject alternative name")
+		return names, failed(CodeSANMissing, "the certificate has no subject alternative name")
 	}
 	input := cryptobyte.String(leaf.Extensions[at].Value)
-	var names cryptobyte.String
-	if !input.ReadASN1(&names, cbasn1.SEQUENCE) || !input.Empty() {
-		return "", false, failed(CodeSANMalformed, "the subject alternative name is not DER")
+	var list cryptobyte.String
+	if !input.ReadASN1(&list, cbasn1.SEQUENCE) || !input.Empty() {
+		return names, failed(CodeSANMalformed, "the subject alternative name is not DER")
 	}
-	uris := 0
-	for !names.Empty() {
+	for !list.Empty() {
 		var value cryptobyte.String
 		var tag cbasn1.Tag
-		if !names.ReadAnyASN1(&value, &tag) {
-			return "", false, failed(CodeSANMalformed, "the subject alternative name is not DER")
+		if !list.ReadAnyASN1(&value, &tag) {
+			return names, failed(CodeSANMalformed, "the subject alternative name is not DER")
 		}
 		switch tag {
 		case tagURI:
-			uri, uris = string(value), uris+1
+			names.uri, names.uris = string(value), names.uris+1
 		case tagDNS, tagIP:
-			addresses = true
+			names.addresses = true
 		default:
-			return "", false, failed(CodeSANOther, "the certificate has a name that is no URI, DNS name or address")
+			names.others = true
 		}
 	}
-	if uris != 1 {
-		return "", false, failed(CodeSANMultiple, "%d URIs; exactly one is expected", uris)
-	}
-	return uri, addresses, nil
+	return names, nil
 }

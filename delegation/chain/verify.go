@@ -179,6 +179,10 @@ func Verify(in Input) Report {
 	if len(in.Chain) > 0 {
 		e.leaf = in.Chain[0]
 	}
+	if e.leaf != nil {
+		// The check "path" judges the SAN; here it is only read.
+		e.id, _ = leafID(e.leaf)
+	}
 	report := Report{Checks: []Check{
 		e.path(), e.format(),
 		e.dependent(CheckBinding, e.binding), e.dependent(CheckPrincipal, e.principal), e.dependent(CheckAttenuation, e.attenuation),
@@ -212,13 +216,9 @@ func skipped(name CheckName, code string) Check { return Check{Name: name, Code:
 
 func (e *evaluation) path() Check {
 	if e.in.Trust == nil {
-		if e.leaf != nil {
-			e.id, _ = leafID(e.leaf)
-		}
 		return skipped(CheckPath, CodeNoTrust)
 	}
-	id, f := checkPath(e.in.Chain, e.in.Trust, e.now)
-	e.id = id
+	_, f := checkPath(e.in.Chain, e.in.Trust, e.now)
 	return verdict(CheckPath, f)
 }
 

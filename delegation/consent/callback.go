@@ -1,13 +1,17 @@
 package consent
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"time"
 )
+
+const redeemTimeout = 30 * time.Second
 
 // callback takes the provider's redirect, of either flow.
 func (h *Handler) callback(w http.ResponseWriter, r *http.Request) error {
@@ -27,14 +31,17 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	id, err := h.redeem(r, f, query)
+	// From here on the code is spent: a browser that leaves does not stop what it began.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), redeemTimeout)
+	defer cancel()
+	id, err := h.redeem(ctx, f, query)
 	if err != nil {
 		return err
 	}
 	if f.stage == stageLogin {
 		return h.review(w, r, f, id)
 	}
-	return h.confirm(w, r, f, id)
+	return h.confirm(ctx, w, f, id)
 }
 
 // single refuses a parameter that comes twice (RFC 6749 §3.1) and gives the others.
@@ -53,8 +60,8 @@ func single(u *url.URL) (map[string]string, error) {
 	return out, nil
 }
 
-func (h *Handler) redeem(r *http.Request, f flow, query map[string]string) (*identity, error) {
-	meta, err := h.provider.metadata(r.Context())
+func (h *Handler) redeem(ctx context.Context, f flow, query map[string]string) (*identity, error) {
+	meta, err := h.provider.metadata(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +75,7 @@ func (h *Handler) redeem(r *http.Request, f flow, query map[string]string) (*ide
 	if query["code"] == "" {
 		return nil, refuse("callback_invalid", errors.New("no code"))
 	}
-	return h.provider.exchange(lasting(r), meta, query["code"], f.attempt)
+	return h.provider.exchange(ctx, meta, query["code"], f.attempt)
 }
 
 // review remembers who logged in and shows what they are asked.
@@ -86,7 +93,7 @@ func (h *Handler) review(w http.ResponseWriter, r *http.Request, f flow, id *ide
 }
 
 // confirm hands the verified consent over, if it is the same user's.
-func (h *Handler) confirm(w http.ResponseWriter, r *http.Request, f flow, id *identity) error {
+func (h *Handler) confirm(ctx context.Context, w http.ResponseWriter, f flow, id *identity) error {
 	if id.user != f.user {
 		return refuse("other_user", errors.New("the second login is another user's"))
 	}
@@ -94,14 +101,14 @@ func (h *Handler) confirm(w http.ResponseWriter, r *http.Request, f flow, id *id
 	if err != nil {
 		return err
 	}
-	err = h.pending.Approve(lasting(r), f.grantID, Approval{
+	err = h.pending.Approve(ctx, f.grantID, Approval{
 		User: id.user, Roles: id.roles, Groups: id.groups, ACR: id.acr, AMR: id.amr, AuthTime: id.authTime,
 		Document: f.document, Evidence: evidence, EvidenceHash: sha256.Sum256(evidence),
 	})
 	if err != nil {
 		return fmt.Errorf("consent: approve grant: %w", err)
 	}
-	h.log.LogAttrs(r.Context(), slog.LevelInfo, "consent given", slog.String("grant", f.grantID))
+	h.log.LogAttrs(ctx, slog.LevelInfo, "consent given", slog.String("grant", f.grantID))
 	forget(w)
 	return h.render(w, http.StatusOK, PageDone, View{Request: f.shown, User: f.user, Approved: true})
 }

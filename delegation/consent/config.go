@@ -23,16 +23,16 @@ const (
 // Config names the identity provider and Signet's registration there. Consent should have a client_id of its own, and a
 // redirect URI that no other provider uses.
 type Config struct {
-	Issuer           string       // exact OIDC issuer; https
-	ClientID         string       // registered for consent alone
-	ClientSecretFile string       // empty: a public client, with PKCE
-	RedirectURL      string       // https://HOST/v1/grants/callback, as registered
-	Scopes           []string     // beyond openid, where the provider needs them to give roles
-	RolesClaim       string       // default roles; a dot descends: realm_access.roles
-	GroupsClaim      string       // default groups
-	AllowEmailSub    bool         // accept a sub that looks like an e-mail address; it would stand in certificates
+	Issuer           string        // exact OIDC issuer; https
+	ClientID         string        // registered for consent alone
+	ClientSecretFile string        // empty: a public client, with PKCE
+	RedirectURL      string        // https://HOST/v1/grants/callback, as registered
+	Scopes           []string      // beyond openid, where the provider needs them to give roles
+	RolesClaim       string        // default roles; a dot descends: realm_access.roles
+	GroupsClaim      string        // default groups
+	AllowEmailSub    bool          // accept a sub that looks like an e-mail address; it would stand in certificates
 	Skew             time.Duration // accepted difference of clocks; default 30 s, at most 5 min
-	HTTPClient       *http.Client // trusts the provider's CA; nil: the system's CAs. Redirects are never followed
+	HTTPClient       *http.Client  // trusts the provider's CA; nil: the system's CAs. Redirects are never followed
 	Now              func() time.Time
 	Rand             io.Reader
 }

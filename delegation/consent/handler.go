@@ -2,7 +2,6 @@ package consent
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -91,7 +90,7 @@ func (h *Handler) render(w http.ResponseWriter, status int, page string, v View)
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(out.Bytes()) //nolint:errcheck // the browser left: nobody to tell
+	_, _ = w.Write(out.Bytes()) // the browser left: nobody to tell
 	return nil
 }
 
@@ -260,6 +259,3 @@ func grantOf(r *http.Request) (string, error) {
 	}
 	return id, nil
 }
-
-// context of what must not stop because a browser left: the code is spent, and the answer is the user's.
-func lasting(r *http.Request) context.Context { return context.WithoutCancel(r.Context()) }

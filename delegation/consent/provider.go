@@ -85,7 +85,7 @@ func (p *Provider) refresh(ctx context.Context) (*metadata, error) {
 	meta, err := p.discover(ctx)
 	if err != nil {
 		if ctx.Err() == nil { // a caller that left says nothing about the provider
-			p.failed, p.failure = now, err
+			p.failed, p.failure = p.cfg.Now(), err
 		}
 		return nil, err
 	}
@@ -95,8 +95,8 @@ func (p *Provider) refresh(ctx context.Context) (*metadata, error) {
 
 func (p *Provider) discover(ctx context.Context) (*metadata, error) {
 	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.client), p.cfg.Issuer)
-	if err != nil {
-		return nil, fmt.Errorf("consent: discovery: %w: %w", ErrProviderUnavailable, err)
+	if err != nil { // go-oidc quotes the whole answer
+		return nil, fmt.Errorf("consent: discovery: %w: %.200s", ErrProviderUnavailable, err)
 	}
 	var doc struct {
 		Authorize string   `json:"authorization_endpoint"`

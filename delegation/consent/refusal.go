@@ -6,18 +6,17 @@ import (
 	"net/http"
 )
 
-// Refusal is a consent that does not happen, with a stable word for the cause. The cause itself goes to the log only.
-type Refusal struct {
-	Code string
-	Err  error
+// refusedError is a consent that does not happen, with a stable word for the cause. The cause itself goes to the log only.
+type refusedError struct {
+	code string
+	err  error
 }
 
-func (r *Refusal) Error() string { return fmt.Sprintf("consent: %s: %v", r.Code, r.Err) }
+func (r *refusedError) Error() string { return fmt.Sprintf("consent: %s: %v", r.code, r.err) }
 
-// Unwrap gives the cause.
-func (r *Refusal) Unwrap() error { return r.Err }
+func (r *refusedError) Unwrap() error { return r.err }
 
-func refuse(code string, err error) *Refusal { return &Refusal{Code: code, Err: err} }
+func refuse(code string, err error) *refusedError { return &refusedError{code: code, err: err} }
 
 // answer is how an error looks to the user.
 type answer struct {
@@ -26,14 +25,14 @@ type answer struct {
 }
 
 func answerTo(err error) answer {
-	var r *Refusal
+	var r *refusedError
 	switch {
 	case errors.Is(err, ErrProviderUnavailable):
 		return answer{http.StatusServiceUnavailable, "idp_unavailable", "The identity provider does not answer. Nothing was granted. Try again later."}
 	case errors.Is(err, ErrNotPending):
 		return answer{http.StatusGone, "grant_not_pending", "This request does not exist, has expired or was already answered."}
 	case errors.As(err, &r):
-		return answer{statusOf(r.Code), r.Code, messageOf(r.Code)}
+		return answer{statusOf(r.code), r.code, messageOf(r.code)}
 	}
 	return answer{http.StatusInternalServerError, "internal", "Signet could not complete this. Nothing was granted."}
 }

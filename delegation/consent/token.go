@@ -104,7 +104,7 @@ func (p *Provider) checkClaims(token *oidc.IDToken, c claims, a attempt, now tim
 		return refuse("token_invalid", errors.New("azp is another client"))
 	case token.Nonce == "" || !equal(token.Nonce, a.nonce):
 		return refuse("nonce_mismatch", errors.New("nonce is not this flow's"))
-	case token.IssuedAt.After(now.Add(p.cfg.Skew)) || token.IssuedAt.Before(a.started.Add(-p.cfg.Skew)):
+	case token.IssuedAt.After(now.Add(p.cfg.Skew)) || token.IssuedAt.Before(a.started.Truncate(time.Second).Add(-p.cfg.Skew)):
 		return refuse("token_invalid", errors.New("iat is outside this flow"))
 	}
 	return p.checkAuthTime(c, a, now)
@@ -174,7 +174,7 @@ func words(all map[string]any, name string) ([]string, error) {
 		var head string
 		head, rest, _ = strings.Cut(rest, ".")
 		value = all[head]
-		all, _ = value.(map[string]any) //nolint:errcheck // another type has nothing below it
+		all, _ = value.(map[string]any) // another type has nothing below it
 	}
 	list := []string{}
 	switch v := value.(type) {

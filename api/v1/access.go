@@ -1,0 +1,98 @@
+package v1
+
+import "time"
+
+// VerifyRequest asks which checks a certificate chain passes. Nothing is decided, and nothing is recorded.
+type VerifyRequest struct {
+	CertificateChain []string  `json:"certificate_chain"` // PEM, leaf first
+	RequiredScope    []string  `json:"required_scope,omitempty"`
+	At               time.Time `json:"at,omitzero"` // now by default
+}
+
+// VerifyReport has all checks, each by itself.
+type VerifyReport struct {
+	Valid      bool             `json:"valid"`
+	Checks     map[string]Check `json:"checks"`
+	Agent      string           `json:"agent,omitempty"` // SPIFFE ID of the leaf
+	Delegation *Delegation      `json:"delegation,omitempty"`
+}
+
+// EvaluationRequest is an AuthZEN Authorization API 1.0 access evaluation request. Members unknown here are ignored.
+type EvaluationRequest struct {
+	Subject  Subject           `json:"subject"`
+	Action   Action            `json:"action"`
+	Resource Resource          `json:"resource"`
+	Context  EvaluationContext `json:"context,omitzero"`
+}
+
+// Subject is who asks: type "agent", with its SPIFFE ID.
+type Subject struct {
+	Type       string         `json:"type"`
+	ID         string         `json:"id"`
+	Properties map[string]any `json:"properties,omitempty"` // not looked at
+}
+
+// Action is what it wants to do.
+type Action struct {
+	Name       string         `json:"name"`
+	Properties map[string]any `json:"properties,omitempty"` // not looked at
+}
+
+// Resource is what it wants to do it to.
+type Resource struct {
+	Type       string         `json:"type"`
+	ID         string         `json:"id"`
+	Properties map[string]any `json:"properties,omitempty"` // not looked at
+}
+
+// EvaluationContext is what the caller knows about the request.
+type EvaluationContext struct {
+	CertificateChain     []string `json:"certificate_chain,omitempty"`     // PEM, leaf first; an agent's own connection by default
+	ExpectedUser         *User    `json:"expected_user,omitempty"`         // refuse agents of other users
+	ExpectedOrchestrator string   `json:"expected_orchestrator,omitempty"` // refuse agents of other orchestrators; SPIFFE ID
+}
+
+// EvaluationResponse is the answer. A denial is an answer too.
+type EvaluationResponse struct {
+	Decision bool            `json:"decision"`
+	Context  DecisionContext `json:"context"`
+}
+
+// DecisionContext says why, and where it is recorded.
+type DecisionContext struct {
+	DecisionID string           `json:"decision_id"`
+	Reasons    []string         `json:"reasons,omitempty"` // codes; none when allowed
+	Checks     map[string]Check `json:"checks"`
+	AuditID    *uint64          `json:"audit_id,omitempty"` // absent: not recorded, and hence denied
+}
+
+// AccessConfiguration is the AuthZEN metadata document of the appliance.
+type AccessConfiguration struct {
+	PolicyDecisionPoint      string `json:"policy_decision_point"`
+	AccessEvaluationEndpoint string `json:"access_evaluation_endpoint"`
+}
+
+// RevocationRequest ends a thing and all below it.
+type RevocationRequest struct {
+	Kind   string `json:"kind"`           // certificate, agent, task, grant, user, orchestrator
+	ID     string `json:"id,omitempty"`   // serial in hex, UUID or orchestrator's name; none for a user
+	User   *User  `json:"user,omitempty"` // of kind user
+	Reason string `json:"reason,omitempty"`
+}
+
+// Revocation is one revoked thing.
+type Revocation struct {
+	Seq          uint64        `json:"seq"`
+	Kind         string        `json:"kind"`
+	ID           string        `json:"id,omitempty"`
+	User         *User         `json:"user,omitempty"`
+	Reason       string        `json:"reason,omitempty"`
+	Time         time.Time     `json:"time"`
+	AuditReceipt *AuditReceipt `json:"audit_receipt,omitempty"`
+}
+
+// RevocationPage lists revocations in the order in which they were made.
+type RevocationPage struct {
+	Revocations []Revocation `json:"revocations"`
+	NextCursor  string       `json:"next_cursor"` // ask with it for what comes later, also when nothing came now
+}

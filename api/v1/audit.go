@@ -1,0 +1,68 @@
+package v1
+
+import "encoding/json"
+
+// Entry is one entry of the log.
+type Entry struct {
+	Index    uint64          `json:"index"`
+	Entry    []byte          `json:"entry"`             // the exact bytes that the leaf hash covers
+	Envelope json.RawMessage `json:"envelope"`          // the same, to read
+	Payload  []byte          `json:"payload,omitempty"` // exact bytes; absent in lists, and when there is none or it was erased
+	Salt     []byte          `json:"salt,omitempty"`
+}
+
+// EntryPage lists entries, oldest first.
+type EntryPage struct {
+	Entries    []Entry `json:"entries"`
+	NextCursor string  `json:"next_cursor,omitempty"` // absent at the end
+}
+
+// Seal is a sealed checkpoint with the TPM's statements over it.
+type Seal struct {
+	Number           uint64 `json:"number"`
+	Text             string `json:"text"`       // exact
+	Checkpoint       string `json:"checkpoint"` // C2SP signed note
+	Quote            []byte `json:"quote"`      // TPMS_ATTEST
+	QuoteSignature   []byte `json:"quote_signature"`
+	PCRs             []byte `json:"pcrs"`
+	Counter          []byte `json:"counter"` // TPMS_ATTEST of the NV counter
+	CounterSignature []byte `json:"counter_signature"`
+}
+
+// Bundle is a SPIFFE bundle (SPIFFE Trust Domain and Bundle §4): the roots of the trust domain as a JWK set.
+type Bundle struct {
+	Keys        []Key  `json:"keys"`
+	Sequence    uint64 `json:"spiffe_sequence"`
+	RefreshHint int64  `json:"spiffe_refresh_hint"` // seconds
+}
+
+// Key is one root.
+type Key struct {
+	Use string   `json:"use"` // x509-svid
+	Kty string   `json:"kty"`
+	Crv string   `json:"crv,omitempty"`
+	X   string   `json:"x,omitempty"`
+	Y   string   `json:"y,omitempty"`
+	N   string   `json:"n,omitempty"`
+	E   string   `json:"e,omitempty"`
+	X5C []string `json:"x5c"` // standard base64 of the DER
+}
+
+// Live says that the process answers.
+type Live struct {
+	Status string `json:"status"` // alive
+}
+
+// Ready says whether the appliance can do its work.
+type Ready struct {
+	Status     string      `json:"status"`               // ready, not_ready
+	Conditions []Condition `json:"conditions,omitempty"` // for staff
+}
+
+// Condition is one thing that readiness depends on.
+type Condition struct {
+	Name     string `json:"name"`
+	OK       bool   `json:"ok"`
+	Severity string `json:"severity"` // error: not ready without it; warning: shown
+	Reason   string `json:"reason,omitempty"`
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"github.com/signet-pki/signet/internal/appliance"
+	"github.com/signet-pki/signet/internal/dev"
+)
+
+// configured is what the commands on an appliance share.
+type configured struct {
+	Config string `help:"The configuration file." type:"existingfile" required:"" placeholder:"FILE"`
+}
+
+type initCommand struct{ configured }
+
+// Run holds the ceremony.
+func (c initCommand) Run(ctx context.Context, log *slog.Logger) error {
+	cfg, err := appliance.LoadConfig(c.Config)
+	if err != nil {
+		return err
+	}
+	return appliance.Init(ctx, cfg, log)
+}
+
+type serveCommand struct{ configured }
+
+// Run serves until a signal.
+func (c serveCommand) Run(ctx context.Context, log *slog.Logger) error {
+	cfg, err := appliance.LoadConfig(c.Config)
+	if err != nil {
+		return err
+	}
+	return appliance.Serve(ctx, cfg, log)
+}
+
+type doctorCommand struct{ configured }
+
+// Run prints what is good and what is not.
+func (c doctorCommand) Run(ctx context.Context, log *slog.Logger) error {
+	cfg, err := appliance.LoadConfig(c.Config)
+	if err != nil {
+		return err
+	}
+	return appliance.Doctor(ctx, cfg, os.Stdout, log)
+}
+
+type fsckCommand struct{ configured }
+
+// Run checks the log.
+func (c fsckCommand) Run(ctx context.Context, log *slog.Logger) error {
+	cfg, err := appliance.LoadConfig(c.Config)
+	if err != nil {
+		return err
+	}
+	return appliance.Fsck(ctx, cfg, os.Stdout, log)
+}
+
+type devCommand struct {
+	Dir    string `help:"The appliance's directory; made on the first run." default:"var/dev"`
+	Listen string `help:"The address of the HTTPS port; port 0 takes a free one." default:"127.0.0.1:8443"`
+	Demo   bool   `help:"Run the demonstration."`
+	Exit   bool   `help:"Stop after the demonstration; its failure is the exit code."`
+}
+
+// Run runs the development appliance.
+func (c devCommand) Run(ctx context.Context, log *slog.Logger) error {
+	return dev.Run(ctx, dev.Options{Dir: c.Dir, Listen: c.Listen, Demo: c.Demo, Exit: c.Exit, Out: os.Stdout, Log: log})
+}

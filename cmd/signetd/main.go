@@ -1,0 +1,44 @@
+// Command signetd is the Signet appliance: its daemon, its ceremonies and its checks.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// version is stamped by the build.
+var version = "devel"
+
+// cli is the command line.
+type cli struct {
+	Init   initCommand   `cmd:"" help:"Hold the first ceremony: make the keys, the certificates and the log."`
+	Serve  serveCommand  `cmd:"" help:"Serve."`
+	Dev    devCommand    `cmd:"" help:"Run a development appliance with software devices."`
+	Doctor doctorCommand `cmd:"" help:"Check configuration and devices; change nothing."`
+	Fsck   fsckCommand   `cmd:"" help:"Recompute the audit log and compare; change nothing."`
+
+	Version kong.VersionFlag `help:"Print the version and exit."`
+}
+
+func main() {
+	var c cli
+	k := kong.Parse(&c, kong.Name("signetd"), kong.Description("Signet: delegated identities for agents, with an audit that needs no trust."),
+		kong.Vars{"version": version}, kong.UsageOnError())
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	k.BindTo(ctx, (*context.Context)(nil))
+	k.Bind(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	err := k.Run()
+	stop()
+	if err == nil || errors.Is(err, context.Canceled) {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "signetd:", err)
+	os.Exit(1)
+}

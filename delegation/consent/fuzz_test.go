@@ -1,0 +1,60 @@
+package consent
+
+import (
+	"encoding/json"
+	"net/url"
+	"testing"
+)
+
+// FuzzWords: whatever a claim holds, what comes out is within the bounds.
+func FuzzWords(f *testing.F) {
+	f.Add([]byte(`{"roles":["a"]}`), "roles")
+	f.Add([]byte(`{"realm":{"roles":"a"}}`), "realm.roles")
+	f.Add([]byte(`{"realm":{"roles":[1]}}`), "realm..roles.")
+	f.Fuzz(func(t *testing.T, data []byte, name string) {
+		var all map[string]any
+		if json.Unmarshal(data, &all) != nil {
+			return
+		}
+		list, err := words(all, name)
+		if err != nil {
+			return
+		}
+		if list == nil || len(list) > maxEntries {
+			t.Fatalf("%d entries", len(list))
+		}
+		for _, s := range list {
+			if len(s) > maxEntry {
+				t.Fatalf("an entry of %d bytes", len(s))
+			}
+		}
+	})
+}
+
+// FuzzCallback: a query gives each parameter once, or nothing.
+func FuzzCallback(f *testing.F) {
+	f.Add("code=a&state=b")
+	f.Add("code=a&code=b")
+	f.Add("%zz")
+	f.Fuzz(func(t *testing.T, query string) {
+		got, err := single(&url.URL{RawQuery: query})
+		if err != nil {
+			return
+		}
+		want, err := url.ParseQuery(query)
+		if err != nil || len(want) != len(got) {
+			t.Fatalf("%v: %d parameters of %d", err, len(got), len(want))
+		}
+	})
+}
+
+// FuzzType: no input is taken for a token unless its algorithm is accepted.
+func FuzzType(f *testing.F) {
+	f.Add("eyJhbGciOiJub25lIn0.e30.")
+	f.Add("eyJhbGciOiJFUzI1NiJ9.e30.AAAA")
+	f.Fuzz(func(t *testing.T, raw string) {
+		if checkType(raw, []string{"ES256"}) == nil && checkType(raw, []string{"RS256"}) == nil {
+			t.Fatal("accepted whatever the algorithm")
+		}
+	})
+}

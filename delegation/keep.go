@@ -1,0 +1,109 @@
+package delegation
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/signet-pki/signet/audit/record"
+)
+
+// keepBatch is how many signatures are stored by one lazy write.
+const keepBatch = 16
+
+// kept is a signature on its way to the store.
+type kept struct {
+	tbs [32]byte
+	der []byte
+}
+
+// keep queues a released certificate for the store. It blocks only when the store is far behind.
+func (s *Service) keep(ctx context.Context, tbs [32]byte, der []byte) {
+	select {
+	case s.keeper <- kept{tbs, der}:
+	case <-ctx.Done():
+	}
+}
+
+// runKeeper stores signatures, many at a time: nobody waits for them, since the stored bytes can be signed again.
+func (s *Service) runKeeper(ctx context.Context) error {
+	for {
+		select {
+		case k := <-s.keeper:
+			s.store(ctx, k)
+		case <-ctx.Done():
+			return s.drainKeeper(context.WithoutCancel(ctx))
+		}
+	}
+}
+
+func (s *Service) drainKeeper(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		select {
+		case k := <-s.keeper:
+			s.store(ctx, k)
+		default:
+			return nil
+		}
+	}
+}
+
+// store writes k and what else waits.
+func (s *Service) store(ctx context.Context, k kept) {
+	m := keepMutations(k)
+	for range keepBatch - 1 {
+		select {
+		case more := <-s.keeper:
+			m = append(m, keepMutations(more)...)
+			continue
+		default:
+		}
+		break
+	}
+	if err := s.cfg.Log.Put(ctx, m); err != nil {
+		s.cfg.Logger.Warn("signatures were not kept; a restart will report them as unknown", slog.Any("error", err))
+	}
+}
+
+func keepMutations(k kept) []record.Mutation {
+	name := hex.EncodeToString(k.tbs[:])
+	return []record.Mutation{{Key: keyCert + name, Value: k.der}, {Key: keyOpen + name, Delete: true}}
+}
+
+// Certificate gives the released certificate of a TBS hash, DER.
+func (s *Service) Certificate(tbs [32]byte) (der []byte, ok bool, err error) {
+	return s.cfg.Log.Get(keyCert + hex.EncodeToString(tbs[:]))
+}
+
+// Recover closes what a crash left open: for each entry whose signature may or may not have been released it appends
+// issue_unknown. It runs once, before the first request.
+func (s *Service) Recover(ctx context.Context) error {
+	open := map[string]string{}
+	err := s.cfg.Log.Scan(ctx, keyOpen, "", 1<<16, func(key string, value []byte) error {
+		open[strings.TrimPrefix(key, keyOpen)] = string(value)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("delegation: recover: %w", err)
+	}
+	for tbs, serial := range open {
+		_, err := s.append(ctx, draft{
+			env:       record.Envelope{Type: record.TypeIssueUnknown},
+			body:      record.FailBody{Serial: serial, TBSHash: tbs},
+			terms:     []record.Term{{Kind: "serial", ID: serial}},
+			mutations: []record.Mutation{{Key: keyOpen + tbs, Delete: true}},
+		})
+		if err != nil {
+			return fmt.Errorf("delegation: recover: %w", err)
+		}
+	}
+	if len(open) > 0 {
+		s.cfg.Logger.Warn("issuances were open when the appliance stopped", slog.Int("count", len(open)))
+	}
+	return nil
+}

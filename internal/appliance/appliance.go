@@ -1,0 +1,188 @@
+package appliance
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/signet-pki/signet/api"
+	"github.com/signet-pki/signet/audit"
+	"github.com/signet-pki/signet/delegation"
+	"github.com/signet-pki/signet/policy/opa"
+)
+
+// Options are what only the caller knows.
+type Options struct {
+	Mounts map[string]http.Handler // extra handlers by path prefix: the development provider
+	Now    func() time.Time        // nil: the system's clock
+	Log    *slog.Logger
+}
+
+// Appliance is an opened appliance. Run uses it once.
+type Appliance struct {
+	cfg      Config
+	devices  devices
+	log      *audit.Log
+	domain   *delegation.Service
+	listener *listener
+	monitor  *monitor
+	server   *api.Server
+	logger   *slog.Logger
+}
+
+// New opens the devices, the log and the policy, and checks that they belong together. On an error nothing stays open.
+func New(ctx context.Context, c Config, o Options) (a *Appliance, err error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	a = &Appliance{cfg: c, logger: o.Log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.close())
+		}
+	}()
+	if a.devices, err = c.openDevices(ctx, o.Log); err != nil {
+		return a, err
+	}
+	if c.Development {
+		o.Log.Warn("development appliance: software devices protect nothing")
+	}
+	indexKey, err := os.ReadFile(c.indexKey())
+	if err != nil {
+		return a, fmt.Errorf("index key: %w", err)
+	}
+	if err := a.openLog(ctx, indexKey, o.Now); err != nil {
+		return a, err
+	}
+	return a, a.assemble(ctx, indexKey, o)
+}
+
+func (a *Appliance) openLog(ctx context.Context, indexKey []byte, now func() time.Time) error {
+	key, err := a.devices.audit.Signer(ctx, "pkcs11:token="+a.cfg.Tokens.Audit.Label+";object=audit")
+	if err != nil {
+		return fmt.Errorf("audit key: %w", err)
+	}
+	a.log, err = audit.Open(ctx, a.cfg.auditConfig(key, quoter{a.devices.tpm}, indexKey, now, a.logger.With("part", "audit")))
+	return err
+}
+
+// assemble makes the parts that hold no resource.
+func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) error {
+	t, err := a.cfg.loadTrust()
+	if err != nil {
+		return err
+	}
+	certifier, err := a.cfg.newCertifier(ctx, t, a.devices.issuing, o.Now)
+	if err != nil {
+		return err
+	}
+	engine, err := opa.New(ctx, opa.Options{})
+	if err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	a.monitor = newMonitor(a.logger, a.probes(certifier, o.Now)...)
+	if a.domain, err = a.newDomain(ctx, t, certifier, engine, indexKey, o.Now); err != nil {
+		return err
+	}
+	a.listener = &listener{domain: a.domain, names: a.cfg.Names, td: a.cfg.TrustDomain, now: o.Now, log: a.logger}
+	return a.newServer(t, certifier, engine, o)
+}
+
+func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, engine *opa.Engine, indexKey []byte, now func() time.Time) (*delegation.Service, error) {
+	bundle, err := t.chain(a.cfg.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
+	table, err := newResources(a.cfg.Resources)
+	if err != nil {
+		return nil, err
+	}
+	limits := delegation.DefaultLimits()
+	limits.AgentTTL, limits.WorkloadTTL, limits.GrantLife = a.cfg.Limits.AgentTTL, a.cfg.Limits.WorkloadTTL, a.cfg.Limits.GrantLife
+	limits.OperatorTTL = operatorTTL
+	return delegation.New(ctx, delegation.Config{
+		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Policy: engine, Resources: table,
+		Ready: a.monitor.ready, Pseudonym: pseudonyms(indexKey), Issuer: a.cfg.OIDC.Issuer, ClientID: a.cfg.OIDC.ClientID,
+		Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
+	})
+}
+
+// Run serves on ln until ctx ends, then stops in order: the requests, what they left to do, the last checkpoint and
+// seal, the log, the keys.
+func (a *Appliance) Run(ctx context.Context, ln net.Listener) error {
+	// The log outlives what appends to it.
+	logCtx, stopLog := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLog()
+	var log errgroup.Group
+	serveCtx, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	log.Go(func() error {
+		defer stopServing()
+		return a.log.Run(logCtx)
+	})
+	err := a.serve(serveCtx, ln)
+	stopLog()
+	return errors.Join(err, log.Wait(), a.close())
+}
+
+func (a *Appliance) serve(ctx context.Context, ln net.Listener) error {
+	if err := a.domain.Recover(ctx); err != nil {
+		return err
+	}
+	if err := a.listener.renew(ctx); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.monitor.Run(ctx) })
+	g.Go(func() error { return a.domain.Run(ctx) })
+	g.Go(func() error { return a.listener.Run(ctx) })
+	g.Go(func() error { return a.server.Run(ctx, ln, a.listener.tls()) })
+	return g.Wait()
+}
+
+// WaitReady returns when the appliance may issue, or with the reason why it may not when ctx ends.
+func (a *Appliance) WaitReady(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := a.monitor.ready()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
+	}
+}
+
+// close closes the log, then the keys.
+func (a *Appliance) close() error {
+	var err error
+	if a.log != nil {
+		err = a.log.Close()
+	}
+	return errors.Join(err, a.devices.Close())
+}
+
+// Serve is the daemon: New and Run on the configured address.
+func Serve(ctx context.Context, c Config, log *slog.Logger) error {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return err
+	}
+	a, err := New(ctx, c, Options{Log: log})
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	return a.Run(ctx, ln)
+}

@@ -1,0 +1,229 @@
+package appliance
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/signet-pki/signet/ca/ceremony"
+	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/tpm/quote"
+)
+
+// maxConfig bounds the configuration file, in bytes.
+const maxConfig = 1 << 20
+
+// Config is the appliance's configuration file. Unknown keys are errors. Secrets are never values in it: they are paths
+// of files, or names below $CREDENTIALS_DIRECTORY (systemd) written as "credential:NAME".
+type Config struct {
+	// TrustDomain is the SPIFFE trust domain, such as signet.example.org.
+	TrustDomain string `yaml:"trust_domain"`
+	// Origin names the audit log in checkpoints and delegations, such as signet.example.org/log. It never changes.
+	Origin string `yaml:"origin"`
+	// Dir holds the log and the certificates. Relative paths below are relative to it.
+	Dir string `yaml:"dir"`
+	// Listen is the address of the HTTPS port, host:port.
+	Listen string `yaml:"listen"`
+	// PublicURL is how clients and browsers reach that port; it is the base of the consent pages.
+	PublicURL string `yaml:"public_url"`
+	// Names are what the port's certificate says besides its SPIFFE ID; the service CAs must permit them.
+	Names Names `yaml:"names"`
+	// Development allows a simulated TPM and software tokens. Without it they are refused.
+	Development bool `yaml:"development"`
+
+	Tokens    Tokens          `yaml:"tokens"`
+	TPM       TPM             `yaml:"tpm"`
+	OIDC      OIDC            `yaml:"oidc"`
+	Audit     Audit           `yaml:"audit"`
+	Limits    Limits          `yaml:"limits"`
+	Resources []Resource      `yaml:"resources"`
+	Ceremony  ceremony.Config `yaml:"ceremony"`
+}
+
+// Names are the names of the HTTPS port.
+type Names struct {
+	DNS []string `yaml:"dns"`
+	IPs []string `yaml:"ips"`
+}
+
+// Tokens are the PKCS#11 tokens. Root is used by the ceremony alone and may be absent while serving.
+type Tokens struct {
+	Root    Token `yaml:"root"`
+	Issuing Token `yaml:"issuing"`
+	Audit   Token `yaml:"audit"`
+}
+
+// Token is one PKCS#11 token.
+type Token struct {
+	// Module is the absolute path of the vendor's library.
+	Module string `yaml:"module"`
+	// Label is the token's label.
+	Label string `yaml:"label"`
+	// PINFile holds the user PIN: a file that only the appliance's user can read, or "credential:NAME".
+	PINFile string `yaml:"pin_file"`
+	// Sessions is the number of signatures at a time (default 4, at most 64).
+	Sessions int `yaml:"sessions"`
+	// Timeout bounds one operation (default 5s).
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+// TPM is the TPM that quotes the log.
+type TPM struct {
+	// Path is /dev/tpmrm0, or unix:PATH of a software TPM in development.
+	Path string `yaml:"path"`
+	// PCRs is what quotes cover (default sha256:0,1,2,3,4,5,6,7).
+	PCRs string `yaml:"pcrs"`
+	// Timeout bounds one command (default 5s).
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+// OIDC is the identity provider that users consent through.
+type OIDC struct {
+	Issuer           string `yaml:"issuer"`
+	ClientID         string `yaml:"client_id"`
+	ClientSecretFile string `yaml:"client_secret_file"`
+	// CAFile holds PEM certificates to trust for the provider, beside the system's.
+	CAFile string `yaml:"ca_file"`
+	// RolesClaim names the claim with the user's roles (default roles).
+	RolesClaim string `yaml:"roles_claim"`
+}
+
+// Audit tunes the log.
+type Audit struct {
+	// SealInterval is the shortest time between seals under load (default 5s).
+	SealInterval time.Duration `yaml:"seal_interval"`
+	// Heartbeat is the time between seals when nothing happens (default 1m).
+	Heartbeat time.Duration `yaml:"heartbeat"`
+	// MaxSealAge stops issuing when the last seal is older (default 3m).
+	MaxSealAge time.Duration `yaml:"max_seal_age"`
+	// MinFree is the free disk space, in bytes, below which nothing is written (default a tenth of the file system).
+	MinFree uint64 `yaml:"min_free"`
+}
+
+// Limits bounds what may be asked for.
+type Limits struct {
+	// AgentTTL is the longest life of an agent (default 10m).
+	AgentTTL time.Duration `yaml:"agent_ttl"`
+	// WorkloadTTL is the life of an orchestrator's or a service's certificate (default 24h).
+	WorkloadTTL time.Duration `yaml:"workload_ttl"`
+	// GrantLife is the longest time from consent to deadline (default 24h).
+	GrantLife time.Duration `yaml:"grant_life"`
+	// Concurrency is the number of requests at a time (default 256).
+	Concurrency int `yaml:"concurrency"`
+}
+
+// Resource maps a resource and an action to the scope that they require.
+type Resource struct {
+	Type   string   `yaml:"type"`
+	ID     string   `yaml:"id"`
+	Action string   `yaml:"action"`
+	Scope  []string `yaml:"scope"`
+}
+
+// LoadConfig reads a configuration file. All problems come in one error, each with its path in the file.
+func LoadConfig(path string) (Config, error) {
+	b, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	return ParseConfig(b)
+}
+
+// ParseConfig reads a configuration; see LoadConfig.
+func ParseConfig(b []byte) (Config, error) {
+	if len(b) > maxConfig {
+		return Config{}, fmt.Errorf("configuration: more than %d bytes", maxConfig)
+	}
+	var c Config
+	if err := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(&c); err != nil {
+		return Config{}, fmt.Errorf("configuration: %s", yaml.FormatError(err, false, true))
+	}
+	c.defaults()
+	return c, c.check()
+}
+
+func orElse[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+func (c *Config) defaults() {
+	orElse(&c.TPM.PCRs, "sha256:0,1,2,3,4,5,6,7")
+	orElse(&c.OIDC.RolesClaim, "roles")
+	orElse(&c.Audit.SealInterval, 5*time.Second)
+	orElse(&c.Audit.Heartbeat, time.Minute)
+	orElse(&c.Audit.MaxSealAge, 3*time.Minute)
+	orElse(&c.Limits.AgentTTL, 10*time.Minute)
+	orElse(&c.Limits.WorkloadTTL, 24*time.Hour)
+	orElse(&c.Limits.GrantLife, 24*time.Hour)
+	orElse(&c.Limits.Concurrency, 256)
+}
+
+// problems collects what is wrong, by field.
+type problems []error
+
+func (p *problems) unless(ok bool, field, text string) {
+	if !ok {
+		*p = append(*p, fmt.Errorf("%s: %s", field, text))
+	}
+}
+
+func (c *Config) check() error {
+	var p problems
+	p.unless(chain.CheckTrustDomain(c.TrustDomain) == nil, "trust_domain", "not a SPIFFE trust domain")
+	p.unless(c.Origin != "" && !strings.ContainsAny(c.Origin, "\n+ "), "origin", "a schemeless URL without spaces or plus signs, such as host/log")
+	p.unless(filepath.IsAbs(c.Dir), "dir", "an absolute path")
+	_, _, err := net.SplitHostPort(c.Listen)
+	p.unless(err == nil, "listen", "host:port")
+	u, err := url.Parse(c.PublicURL)
+	p.unless(err == nil && u.Scheme == "https" && u.Host != "", "public_url", "an https URL")
+	p.unless(len(c.Names.addresses()) == len(c.Names.IPs), "names.ips", "IP addresses")
+	c.Tokens.Issuing.check(&p, "tokens.issuing")
+	c.Tokens.Audit.check(&p, "tokens.audit")
+	p.unless(c.TPM.Path != "", "tpm.path", "missing")
+	_, err = quote.ParseSelection(c.TPM.PCRs)
+	p.unless(err == nil, "tpm.pcrs", "not a PCR selection like sha256:0,1,2")
+	p.unless(c.OIDC.Issuer != "" && c.OIDC.ClientID != "", "oidc", "issuer and client_id are required")
+	p.unless(c.Audit.MaxSealAge > c.Audit.Heartbeat && c.Audit.Heartbeat >= c.Audit.SealInterval, "audit", "seal_interval ≤ heartbeat < max_seal_age")
+	p.unless(c.Limits.Concurrency > 0, "limits.concurrency", "at least 1")
+	for i, r := range c.Resources {
+		_, err := chain.ParseScope(r.Scope)
+		p.unless(err == nil && r.Type != "" && r.ID != "" && r.Action != "", fmt.Sprintf("resources[%d]", i), "type, id, action and a valid scope are required")
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	return fmt.Errorf("configuration: %w", errors.Join(p...))
+}
+
+func (t Token) check(p *problems, field string) {
+	p.unless(filepath.IsAbs(t.Module), field+".module", "an absolute path")
+	p.unless(t.Label != "", field+".label", "missing")
+	p.unless(t.PINFile != "", field+".pin_file", "missing")
+}
+
+// path resolves a path of the configuration.
+func (c *Config) path(p string) string {
+	if name, ok := strings.CutPrefix(p, "credential:"); ok {
+		return filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), filepath.Base(name))
+	}
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.Dir, p)
+}
+
+// The files below Dir.
+func (c *Config) pkiDir() string   { return filepath.Join(c.Dir, "pki") }
+func (c *Config) logDir() string   { return filepath.Join(c.Dir, "log") }
+func (c *Config) indexKey() string { return filepath.Join(c.Dir, "index.key") }

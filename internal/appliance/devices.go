@@ -1,0 +1,117 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/signet-pki/signet/audit"
+	"github.com/signet-pki/signet/hsm"
+	"github.com/signet-pki/signet/tpm"
+	"github.com/signet-pki/signet/tpm/quote"
+)
+
+// devices are what holds the keys.
+type devices struct {
+	issuing *hsm.Token
+	audit   *hsm.Token
+	tpm     *tpm.Device
+}
+
+func (c *Config) openToken(ctx context.Context, t Token, log *slog.Logger) (*hsm.Token, error) {
+	tok, err := hsm.Open(ctx, hsm.Config{
+		Module: t.Module, Token: t.Label, PINFile: c.path(t.PINFile), Sessions: t.Sessions, Timeout: t.Timeout,
+	}, log.With("token", t.Label))
+	if err != nil {
+		return nil, fmt.Errorf("token %q: %w", t.Label, err)
+	}
+	return tok, nil
+}
+
+func (c *Config) openTPM(ctx context.Context, log *slog.Logger) (*tpm.Device, error) {
+	sel, err := quote.ParseSelection(c.TPM.PCRs)
+	if err != nil {
+		return nil, fmt.Errorf("tpm.pcrs: %w", err)
+	}
+	dev, err := tpm.Open(ctx, tpm.Config{Path: c.TPM.Path, Timeout: c.TPM.Timeout, PCRs: sel}, log.With("device", "tpm"))
+	if err != nil {
+		return nil, fmt.Errorf("tpm %s: %w", c.TPM.Path, err)
+	}
+	return dev, nil
+}
+
+// openDevices opens what serving needs; on an error nothing stays open.
+func (c *Config) openDevices(ctx context.Context, log *slog.Logger) (d devices, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	if d.issuing, err = c.openToken(ctx, c.Tokens.Issuing, log); err != nil {
+		return d, err
+	}
+	if d.audit, err = c.openToken(ctx, c.Tokens.Audit, log); err != nil {
+		return d, err
+	}
+	if d.tpm, err = c.openTPM(ctx, log); err != nil {
+		return d, err
+	}
+	return d, c.checkTPM(ctx, d.tpm)
+}
+
+// checkTPM pins the attestation key and the counter, and refuses a simulated TPM outside development.
+func (c *Config) checkTPM(ctx context.Context, dev *tpm.Device) error {
+	if _, err := dev.LoadAK(ctx); err != nil {
+		return fmt.Errorf("tpm: %w", err)
+	}
+	if _, err := dev.LoadCounter(ctx); err != nil {
+		return fmt.Errorf("tpm: %w", err)
+	}
+	if !c.Development && dev.Simulated(ctx) {
+		return errors.New("tpm: this is a software or virtual TPM, which protects nothing; it is allowed with development: true only")
+	}
+	return nil
+}
+
+// Close closes what is open, the keys last.
+func (d devices) Close() error {
+	var errs []error
+	if d.tpm != nil {
+		errs = append(errs, d.tpm.Close())
+	}
+	for _, t := range []*hsm.Token{d.audit, d.issuing} {
+		if t != nil {
+			errs = append(errs, t.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// quoter is the TPM as the log wants it.
+type quoter struct{ dev *tpm.Device }
+
+var _ audit.Quoter = quoter{}
+
+// State gives the anchor of the present boot.
+func (q quoter) State(ctx context.Context) (audit.Anchor, error) {
+	s, err := q.dev.State(ctx)
+	return audit.Anchor{Reset: s.Reset, Restart: s.Restart, Counter: s.Counter}, err
+}
+
+// Increment moves the counter.
+func (q quoter) Increment(ctx context.Context) (uint64, error) { return q.dev.Increment(ctx) }
+
+// Quote quotes the PCRs.
+func (q quoter) Quote(ctx context.Context, digest [32]byte) (audit.Statement, error) {
+	return statement(q.dev.Quote(ctx, digest))
+}
+
+// CertifyCounter certifies the counter.
+func (q quoter) CertifyCounter(ctx context.Context, digest [32]byte) (audit.Statement, error) {
+	return statement(q.dev.CertifyCounter(ctx, digest))
+}
+
+func statement(s quote.Statement, err error) (audit.Statement, error) {
+	return audit.Statement{Attest: s.Attest, Signature: s.Signature, PCRs: s.PCRs}, err
+}

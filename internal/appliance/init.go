@@ -1,0 +1,256 @@
+package appliance
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/signet-pki/signet/audit"
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/ca/ceremony"
+	"github.com/signet-pki/signet/delegation"
+	"github.com/signet-pki/signet/hsm"
+	"github.com/signet-pki/signet/internal/durable"
+	"github.com/signet-pki/signet/policy/opa"
+	"github.com/signet-pki/signet/tpm"
+	"github.com/signet-pki/signet/tpm/quote"
+)
+
+// Init holds the first ceremony: it makes the keys in their devices, certifies them, binds the attestation key to the
+// TPM, writes the certificates below Dir and begins the log with what it made. It refuses to touch anything that
+// exists: outputs are checked before the first key is made.
+func Init(ctx context.Context, c Config, log *slog.Logger) error {
+	c.Ceremony.TrustDomain, c.Ceremony.Origin = c.TrustDomain, c.Origin
+	plan, err := ceremony.ParsePlan(c.Ceremony)
+	if err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	if err := c.checkFresh(plan); err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	keys, err := c.openCeremony(ctx, log)
+	if err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	err = keys.hold(ctx, c, plan)
+	return errors.Join(err, keys.Close())
+}
+
+// checkFresh refuses a directory in which an appliance exists.
+func (c *Config) checkFresh(plan ceremony.Plan) error {
+	for _, p := range []string{c.logDir(), c.indexKey(), filepath.Join(c.pkiDir(), bindingFile), filepath.Join(c.pkiDir(), ekFile)} {
+		if _, err := os.Lstat(p); err == nil {
+			return fmt.Errorf("%s exists; a ceremony never overwrites", p)
+		}
+	}
+	if err := os.MkdirAll(c.pkiDir(), 0o700); err != nil {
+		return err
+	}
+	return plan.CheckOutputs(c.pkiDir())
+}
+
+// The files of a ceremony besides the certificates.
+const (
+	bindingFile = "ak-binding.json"
+	ekFile      = "ek.pem"
+)
+
+// ceremonyKeys are the devices of a ceremony; it generates keys where they belong.
+type ceremonyKeys struct {
+	root, issuing, audit *hsm.Token
+	tpm                  *tpm.Device
+	auditKey             crypto.Signer
+}
+
+func (c *Config) openCeremony(ctx context.Context, log *slog.Logger) (k *ceremonyKeys, err error) {
+	k = &ceremonyKeys{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, k.Close())
+		}
+	}()
+	for _, t := range []struct {
+		cfg Token
+		tok **hsm.Token
+	}{{c.Tokens.Root, &k.root}, {c.Tokens.Issuing, &k.issuing}, {c.Tokens.Audit, &k.audit}} {
+		if *t.tok, err = c.openToken(ctx, t.cfg, log); err != nil {
+			return k, err
+		}
+	}
+	k.tpm, err = c.openTPM(ctx, log)
+	return k, err
+}
+
+// Close closes the devices.
+func (k *ceremonyKeys) Close() error {
+	var errs []error
+	if k.tpm != nil {
+		errs = append(errs, k.tpm.Close())
+	}
+	for _, t := range []*hsm.Token{k.audit, k.issuing, k.root} {
+		if t != nil {
+			errs = append(errs, t.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Generate makes the key of a role in its token: the root apart from what serves every day.
+func (k *ceremonyKeys) Generate(ctx context.Context, role ceremony.Role, label string) (crypto.Signer, string, error) {
+	token, alg := k.issuing, hsm.P256
+	switch role {
+	case ceremony.RoleRoot:
+		token, alg = k.root, hsm.P384
+	case ceremony.RoleAudit:
+		token = k.audit
+	case ceremony.RoleAgentCA, ceremony.RoleServiceCA:
+	}
+	key, err := token.Generate(ctx, label, alg)
+	if err != nil {
+		return nil, "", err
+	}
+	if role == ceremony.RoleAudit {
+		k.auditKey = key
+	}
+	return key, key.URI(), nil
+}
+
+// hold runs the ceremony and keeps its results.
+func (k *ceremonyKeys) hold(ctx context.Context, c Config, plan ceremony.Plan) error {
+	binding, ak, err := k.bindTPM(ctx)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	result, err := ceremony.Run(ctx, plan, k, ak.Public(), now)
+	if err != nil {
+		return err
+	}
+	if err := result.Write(c.pkiDir()); err != nil {
+		return err
+	}
+	if err := c.writeBinding(binding); err != nil {
+		return err
+	}
+	indexKey := make([]byte, 32)
+	if _, err := rand.Read(indexKey); err != nil {
+		return err
+	}
+	if err := durable.Create(c.indexKey(), indexKey, 0o600); err != nil {
+		return err
+	}
+	return k.beginLog(ctx, c, result, binding, indexKey, now)
+}
+
+// bindTPM makes the attestation key and the counter, and proves that they live in the TPM of the endorsement key.
+func (k *ceremonyKeys) bindTPM(ctx context.Context) (quote.Binding, *quote.AK, error) {
+	if err := k.tpm.CreateAK(ctx); err != nil {
+		return quote.Binding{}, nil, fmt.Errorf("attestation key: %w", err)
+	}
+	if err := k.tpm.CreateCounter(ctx); err != nil {
+		return quote.Binding{}, nil, fmt.Errorf("counter: %w", err)
+	}
+	ak, err := k.tpm.LoadAK(ctx)
+	if err != nil {
+		return quote.Binding{}, nil, err
+	}
+	if _, err := k.tpm.LoadCounter(ctx); err != nil {
+		return quote.Binding{}, nil, err
+	}
+	b, err := k.tpm.Activate(ctx)
+	return b, ak, err
+}
+
+func (c *Config) writeBinding(b quote.Binding) error {
+	text, err := json.MarshalIndent(b, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := durable.Create(filepath.Join(c.pkiDir(), bindingFile), append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	if b.EKCertificate == "" {
+		return nil
+	}
+	return durable.Create(filepath.Join(c.pkiDir(), ekFile), []byte(b.EKCertificate), 0o644)
+}
+
+// beginLog writes leaf 0, which pins every key that later entries are checked with, and the first operator.
+func (k *ceremonyKeys) beginLog(ctx context.Context, c Config, r ceremony.Result, b quote.Binding, indexKey []byte, now time.Time) error {
+	first, err := c.leafZero(r, b, now)
+	if err != nil {
+		return err
+	}
+	operator, err := delegation.FirstOperator(r.Operator.Leaf, now)
+	if err != nil {
+		return err
+	}
+	cfg := c.auditConfig(k.auditKey, quoter{k.tpm}, indexKey, time.Now, slog.New(slog.DiscardHandler))
+	return audit.Create(ctx, cfg, []record.Entry{first, operator})
+}
+
+func (c *Config) leafZero(r ceremony.Result, b quote.Binding, now time.Time) (record.Entry, error) {
+	engine, err := opa.New(context.Background(), opa.Options{})
+	if err != nil {
+		return record.Entry{}, err
+	}
+	body, err := json.Marshal(record.Ceremony{
+		Origin: c.Origin, TrustDomain: c.TrustDomain, Root: b64(r.Root.DER), AuditKey: b64(r.Audit.Leaf.RawSubjectPublicKeyInfo),
+		AKPublic: b64(b.AKPublic), AKName: hex.EncodeToString(b.AKName), NVPublic: b64(b.NVPublic), NVName: hex.EncodeToString(b.NVName),
+		NVIndex: uint32(b.NVIndex), EKCertificate: b64(pemDER(b.EKCertificate)), PCRs: c.TPM.PCRs,
+		AgentCAs: ders(r.AgentCAs), ServiceCAs: ders(r.ServiceCAs), PolicyDigest: engine.Digest(),
+	})
+	if err != nil {
+		return record.Entry{}, err
+	}
+	return record.New(record.Envelope{Type: record.TypeCeremony, Time: now, Body: body}, nil, [32]byte{})
+}
+
+func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
+
+func pemDER(text string) []byte {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return nil
+	}
+	return block.Bytes
+}
+
+func ders(certs []ceremony.Certificate) []string {
+	out := make([]string, len(certs))
+	for i, c := range certs {
+		out[i] = b64(c.DER)
+	}
+	return out
+}
+
+// readCertificates reads one PEM file.
+func readCertificates(path string) ([]*x509.Certificate, error) {
+	b, err := os.ReadFile(path) //nolint:gosec // below the configured directory
+	if err != nil {
+		return nil, err
+	}
+	var out []*x509.Certificate
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		out = append(out, cert)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%s: no certificate", path)
+	}
+	return out, nil
+}

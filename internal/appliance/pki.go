@@ -1,0 +1,93 @@
+package appliance
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/signet-pki/signet/ca"
+	"github.com/signet-pki/signet/ca/lint"
+	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/hsm"
+)
+
+// maxCAs bounds how many pre-signed CAs of a kind are looked for.
+const maxCAs = 64
+
+// loadTrust reads the certificates that the ceremony made.
+func (c *Config) loadTrust() (t trust, err error) {
+	root, err := readCertificates(filepath.Join(c.pkiDir(), "root.pem"))
+	if err != nil {
+		return t, fmt.Errorf("pki: %w (was there a ceremony? signetd init)", err)
+	}
+	t.root = root[0]
+	if t.agents, err = c.loadSeries("agent-ca"); err != nil {
+		return t, err
+	}
+	t.services, err = c.loadSeries("service-ca")
+	return t, err
+}
+
+// loadSeries reads name-1.pem, name-2.pem and so on.
+func (c *Config) loadSeries(name string) ([]*x509.Certificate, error) {
+	var out []*x509.Certificate
+	for n := 1; n <= maxCAs; n++ {
+		path := filepath.Join(c.pkiDir(), name+"-"+strconv.Itoa(n)+".pem")
+		if _, err := os.Stat(path); err != nil {
+			break
+		}
+		certs, err := readCertificates(path)
+		if err != nil {
+			return nil, fmt.Errorf("pki: %w", err)
+		}
+		out = append(out, certs[0])
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("pki: no %s-1.pem in %s", name, c.pkiDir())
+	}
+	return out, nil
+}
+
+// newCertifier finds the key of each issuing CA, once.
+func (c *Config) newCertifier(ctx context.Context, t trust, issuing *hsm.Token, now func() time.Time) (*certifier, error) {
+	out := &certifier{now: now}
+	for n, cert := range t.agents {
+		i, err := c.newIssuer(ctx, cert, t.root, issuing, "agent-ca-"+strconv.Itoa(n+1), ca.Profile{
+			Issues: lint.Agent, TrustDomain: c.TrustDomain, DelegationOID: chain.OID(), MaxLifetime: c.Limits.AgentTTL + time.Minute,
+		})
+		if err != nil {
+			return nil, err
+		}
+		out.agents = append(out.agents, i)
+	}
+	for n, cert := range t.services {
+		i, err := c.newIssuer(ctx, cert, t.root, issuing, "service-ca-"+strconv.Itoa(n+1), ca.Profile{
+			Issues: lint.Service, TrustDomain: c.TrustDomain, MaxLifetime: operatorTTL + time.Minute,
+			CRLURL: c.PublicURL + "/crl/service-ca-" + strconv.Itoa(n+1) + ".crl",
+		})
+		if err != nil {
+			return nil, err
+		}
+		out.services = append(out.services, i)
+	}
+	return out, nil
+}
+
+// operatorTTL is the life of the longest-lived certificate of the service CAs.
+const operatorTTL = 30 * 24 * time.Hour
+
+func (c *Config) newIssuer(ctx context.Context, cert, root *x509.Certificate, token *hsm.Token, label string, p ca.Profile) (*ca.Issuer, error) {
+	key, err := token.Signer(ctx, "pkcs11:token="+c.Tokens.Issuing.Label+";object="+label)
+	if err != nil {
+		return nil, fmt.Errorf("pki: key of %s: %w", label, err)
+	}
+	i, err := ca.NewIssuer(cert, key, []*x509.Certificate{root}, p)
+	if err != nil {
+		return nil, fmt.Errorf("pki: %s: %w", label, err)
+	}
+	return i, nil
+}

@@ -1,0 +1,81 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+// fewCAs is how many pre-signed CAs must be left before the appliance asks for a ceremony.
+const fewCAs = 2
+
+// probes are what readiness means.
+func (a *Appliance) probes(c *certifier, now func() time.Time) []probe {
+	return []probe{
+		{name: "hsm_issuing", check: a.devices.issuing.Check},
+		{name: "hsm_audit", check: a.devices.audit.Check},
+		{name: "tpm", check: a.devices.tpm.Check},
+		{name: "log", check: a.checkLog},
+		{name: "seal", check: a.checkSeal},
+		{name: "issuing_ca", check: func(context.Context) error { return checkCAs(c) }},
+		{name: "issuing_ca_stock", warn: true, check: func(context.Context) error { return checkStock(c, now()) }},
+		{name: "development", warn: true, check: a.checkDevelopment},
+	}
+}
+
+func (a *Appliance) checkLog(context.Context) error {
+	s := a.log.Status()
+	if !s.Writable {
+		return errors.New(strings.Join(s.Reasons, "; "))
+	}
+	if s.Signing != nil {
+		return fmt.Errorf("checkpoint not signed: %w", s.Signing)
+	}
+	return nil
+}
+
+func (a *Appliance) checkSeal(context.Context) error {
+	if err := a.log.Fresh(); err != nil {
+		return err
+	}
+	if err := a.log.Status().Sealing; err != nil {
+		return fmt.Errorf("not sealed: %w", err)
+	}
+	return nil
+}
+
+func checkCAs(c *certifier) error {
+	for _, k := range []chain.Kind{chain.Agent, chain.Service} {
+		if _, err := c.current(k); err != nil {
+			return fmt.Errorf("%s: %w", k, err)
+		}
+	}
+	return nil
+}
+
+// checkStock warns in time for a ceremony.
+func checkStock(c *certifier, now time.Time) error {
+	for _, k := range []chain.Kind{chain.Agent, chain.Service} {
+		left := 0
+		for _, i := range c.issuers(k) {
+			if from, _ := i.Validity(); from.After(now) {
+				left++
+			}
+		}
+		if left < fewCAs {
+			return fmt.Errorf("%d pre-signed %s CAs are left: plan a ceremony", left, k)
+		}
+	}
+	return nil
+}
+
+func (a *Appliance) checkDevelopment(context.Context) error {
+	if a.cfg.Development {
+		return errors.New("software devices protect nothing: no production data here")
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package dev
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/signet-pki/signet/ca/ceremony"
+	"github.com/signet-pki/signet/internal/appliance"
+	"github.com/signet-pki/signet/internal/devkit"
+	"github.com/signet-pki/signet/internal/durable"
+)
+
+const (
+	trustDomain = "dev.signet.example"
+	operatorKey = "operator.key"
+)
+
+func devicesDir(dir string) string { return filepath.Join(dir, "devices") }
+
+// config is the appliance's configuration for where dir and the port are now.
+func config(dir, addr string, d *devkit.Devices) (appliance.Config, error) {
+	url := "https://" + addr
+	token := func(label string) appliance.Token {
+		return appliance.Token{Module: d.Module(), Label: label, PINFile: devkit.PINFile(devicesDir(dir), label)}
+	}
+	c := appliance.Config{
+		TrustDomain: trustDomain, Origin: trustDomain + "/log", Dir: dir, Listen: addr, PublicURL: url,
+		Names:       appliance.Names{DNS: []string{"localhost"}, IPs: []string{"127.0.0.1", "::1"}},
+		Development: true,
+		Tokens:      appliance.Tokens{Root: token(devkit.TokenRoot), Issuing: token(devkit.TokenIssuing), Audit: token(devkit.TokenAudit)},
+		TPM:         appliance.TPM{Path: d.TPMPath()},
+		OIDC:        appliance.OIDC{Issuer: url + "/idp", ClientID: "signet-consent", CAFile: "pki/root.pem"},
+		Audit:       appliance.Audit{SealInterval: time.Second, Heartbeat: 20 * time.Second, MaxSealAge: 2 * time.Minute, MinFree: 256 << 20},
+		Resources: []appliance.Resource{
+			{Type: "database", ID: "patients", Action: "read", Scope: []string{"database:read:patients"}},
+			{Type: "database", ID: "trials", Action: "read", Scope: []string{"database:read:trials"}},
+			{Type: "database", ID: "billing", Action: "read", Scope: []string{"database:read:billing"}},
+		},
+		Ceremony: ceremony.Config{
+			Root:     ceremony.RootConfig{CommonName: "Signet development root", ValidityDays: 3650},
+			AgentCAs: ceremony.SeriesConfig{Count: 3, ValidityDays: 365, OverlapDays: 30},
+			ServiceCAs: ceremony.ServiceCAsConfig{
+				SeriesConfig: ceremony.SeriesConfig{Count: 3, ValidityDays: 365, OverlapDays: 60},
+				DNS:          []string{"localhost"}, IPs: []string{"127.0.0.0/8", "::1"},
+			},
+			Operator: ceremony.OperatorConfig{Name: "admin", ValidityDays: 365},
+		},
+	}
+	text, err := yaml.Marshal(c)
+	if err != nil {
+		return c, fmt.Errorf("dev: %w", err)
+	}
+	// The same way in as for an operator's file: defaults and checks included.
+	return appliance.ParseConfig(text)
+}
+
+// saveConfig leaves the configuration for `signetd fsck` and `signetd doctor`, and for the curious.
+func saveConfig(dir string, c appliance.Config) error {
+	text, err := yaml.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("dev: %w", err)
+	}
+	return durable.WriteFile(filepath.Join(dir, "signet.yaml"), text, 0o600)
+}
+
+// makeOperatorKey makes the first operator's key, which in production never is on the appliance.
+func makeOperatorKey(dir string) (publicPEM string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", fmt.Errorf("dev: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", fmt.Errorf("dev: %w", err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	if err := durable.Create(filepath.Join(dir, operatorKey), text, 0o600); err != nil {
+		return "", err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return "", fmt.Errorf("dev: %w", err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki})), nil
+}
