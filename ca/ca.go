@@ -142,7 +142,7 @@ func checkParents(cert *x509.Certificate, parents []*x509.Certificate) error {
 }
 
 func lintCA(cert, parent *x509.Certificate, cfg Profile) error {
-	kind := lint.KindUnknown
+	var kind lint.Kind
 	switch cfg.Issues {
 	case lint.Agent:
 		kind = lint.AgentCA

@@ -18,10 +18,11 @@ import (
 	"github.com/signet-pki/signet/ca/lint"
 )
 
-// Bounds of a request, in octets. A chain must also fit into what TLS peers take: 100 KB in OpenSSL.
+// Bounds of a request, in octets. Signet's verifier takes 12 KiB of delegation and 16 KiB of certificate: nothing is
+// issued that it would refuse.
 const (
-	maxDelegation = 64 << 10
-	maxTBS        = maxDelegation + 32<<10
+	maxDelegation = 12 << 10
+	maxTBS        = 16<<10 - 256
 	maxURI        = 2048
 	maxName       = 255 // UTF-8 of a common name, a DNS name
 	maxNames      = 63  // besides the URI
@@ -112,7 +113,7 @@ func (i *Issuer) PrepareService(req ServiceRequest, now time.Time) (*Prepared, e
 	return i.finish(c)
 }
 
-// setValidity never stretches: not before the CA, not beyond it or what is above it.
+// setValidity starts no earlier than the CA; that the end is not beyond it is checked on the encoded result.
 func (i *Issuer) setValidity(c *contents, notAfter, now time.Time) error {
 	if now.Before(i.from) || now.After(i.to) {
 		return fmt.Errorf("%w: it lives from %s to %s", ErrOutside, stamp(i.from), stamp(i.to))
@@ -122,8 +123,6 @@ func (i *Issuer) setValidity(c *contents, notAfter, now time.Time) error {
 	switch {
 	case !c.notAfter.After(now):
 		return fmt.Errorf("%w: it is past", ErrNotAfter)
-	case c.notAfter.After(i.to):
-		return fmt.Errorf("%w: the issuing CA ends %s", ErrNotAfter, stamp(i.to))
 	case c.notAfter.Sub(now) > i.profile.MaxLifetime:
 		return fmt.Errorf("%w: it is more than %s ahead", ErrNotAfter, i.profile.MaxLifetime)
 	}
@@ -169,7 +168,7 @@ func (i *Issuer) finish(c contents) (*Prepared, error) {
 // Resume makes stored TBS bytes ready to be signed again: for a retry after a failed or lost signature. The bytes are
 // linted anew and have to be this issuer's ([ErrForeign]); whether they are still wanted is the caller's knowledge.
 func (i *Issuer) Resume(tbs []byte) (*Prepared, error) {
-	if len(tbs) > maxTBS {
+	if len(tbs) > maxTBS { // before it is copied
 		return nil, fmt.Errorf("ca: resume: %w", ErrTooLarge)
 	}
 	return i.prepare(bytes.Clone(tbs))
@@ -177,6 +176,9 @@ func (i *Issuer) Resume(tbs []byte) (*Prepared, error) {
 
 // prepare parses and lints the bytes themselves, not what they were made from. It owns tbs.
 func (i *Issuer) prepare(tbs []byte) (*Prepared, error) {
+	if len(tbs) > maxTBS {
+		return nil, fmt.Errorf("ca: prepare: %w", ErrTooLarge)
+	}
 	if err := checkShape(tbs); err != nil {
 		return nil, err
 	}

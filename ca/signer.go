@@ -22,7 +22,7 @@ func signDigest(ctx context.Context, s crypto.Signer, digest []byte, opts crypto
 // within lends a context to a signer for one call of a library that has none.
 type within struct {
 	crypto.Signer
-	ctx context.Context //nolint:containedctx // the value lives for one call of x509.CreateRevocationList
+	ctx context.Context // the value lives for one call of x509.CreateRevocationList
 }
 
 // Sign implements crypto.Signer.

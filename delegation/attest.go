@@ -3,6 +3,7 @@ package delegation
 import (
 	"context"
 	"crypto/x509"
+	"time"
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
@@ -40,12 +41,38 @@ func (s *Service) attest(ctx context.Context, a Attestation) (Issued, error) {
 	if s.revoked.has(chain.RevOrchestrator, id.Name()) {
 		return Issued{}, refuse(Forbidden, "orchestrator_revoked", "", "the orchestrator is revoked")
 	}
-	spend = append(spend, must(record.Absent, revKey(chain.RevOrchestrator, id.Name()), refuse(Forbidden, "orchestrator_revoked", "", "the orchestrator is revoked")))
+	attested, err := s.attested(id, a.Method)
+	if err != nil {
+		return Issued{}, err
+	}
+	spend = append(spend, attested, must(record.Absent, revKey(chain.RevOrchestrator, id.Name()), refuse(Forbidden, "orchestrator_revoked", "", "the orchestrator is revoked")))
 	return s.issueNamed(ctx, id, a.CSR, s.cfg.Limits.WorkloadTTL, order{
 		env:       record.Envelope{Orchestrator: a.Name},
 		body:      record.IssueBody{Attestation: a.Method},
 		mutations: func(Prepared) ([]record.Mutation, error) { return spend, nil },
 	})
+}
+
+// attested notes the method in the registration, where policy finds it.
+func (s *Service) attested(id chain.ID, method string) (record.Mutation, error) {
+	key := identityKey(id.Kind(), id.Name())
+	old, ok, err := s.cfg.Log.Get(key)
+	if err != nil {
+		return record.Mutation{}, internal("read registration", err)
+	}
+	st, _, err := load[identityState](s.cfg.Log, key)
+	if err != nil {
+		return record.Mutation{}, internal("read registration", err)
+	}
+	if !ok {
+		return record.Mutation{}, errAttestation("attestation_failed")
+	}
+	st.Attestation = method
+	value, err := encode(st)
+	if err != nil {
+		return record.Mutation{}, err
+	}
+	return replace(key, old, value, time.Time{}, refuse(Conflict, "registration_changed", "", "the registration changed meanwhile; retry")), nil
 }
 
 func errAttestation(code string) *Error {

@@ -31,6 +31,9 @@ func (s *Service) requestGrant(ctx context.Context, by Caller, q GrantRequest) (
 	if ok {
 		return s.Grant(by, ref)
 	}
+	if err := s.cfg.Provider(ctx); err != nil {
+		return Grant{}, &Error{Kind: Unavailable, Code: "idp_unavailable", Detail: "the identity provider does not answer, so nobody can consent", Err: err}
+	}
 	g, err := s.newGrant(by, q)
 	if err != nil {
 		return Grant{}, err

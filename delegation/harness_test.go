@@ -240,6 +240,7 @@ type rig struct {
 	certifier *certifier
 	rules     *rules
 	ready     error
+	provider  error
 	clock     time.Time
 	operator  delegation.Caller
 	roots     *chain.Trust
@@ -286,6 +287,7 @@ func (r *rig) restart() {
 		Origin: trustDomain + "/log", Trust: r.roots, Log: r.log, Certifier: r.certifier, Policy: r.rules,
 		Resources: table{"database/patients/read": "database:read:patients", "database/billing/read": "database:read:billing"},
 		Ready:     func() error { return r.ready },
+		Provider:  func(context.Context) error { return r.provider },
 		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },
 		Issuer:    "https://idp.example", ClientID: "consent", Limits: delegation.DefaultLimits(),
 		Now: r.now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),

@@ -38,7 +38,7 @@ func (s *Service) input(point policy.Point, d chain.Delegation, g *grantState, t
 		},
 		Consent:      policy.Consent{Type: g.Consent},
 		Task:         policy.Task{ID: t.ID, GrantID: t.GrantID, Purpose: g.Purpose, Scope: t.Scope, NotAfter: t.NotAfter},
-		Orchestrator: policy.Orchestrator{ID: d.Hops[0].ID},
+		Orchestrator: policy.Orchestrator{ID: d.Hops[0].ID, Attestation: s.attestation(d.Hops[0].ID)},
 	}
 	if id, err := chain.ParseID(last.ID); err == nil {
 		in.Agent.ID, in.Agent.Type = id.AgentID(), id.AgentType()
@@ -47,4 +47,13 @@ func (s *Service) input(point policy.Point, d chain.Delegation, g *grantState, t
 		in.Hops = append(in.Hops, policy.Hop{ID: h.ID, Scope: h.Scope.Strings(), NotAfter: h.NotAfter, MaxDepth: h.MaxDepth})
 	}
 	return in
+}
+
+// attestation is how an orchestrator proved itself, "" where that is not known.
+func (s *Service) attestation(spiffe string) string {
+	st, ok, err := load[identityState](s.cfg.Log, identityKey(chain.Orchestrator, nameOf(spiffe)))
+	if err != nil || !ok {
+		return ""
+	}
+	return st.Attestation
 }

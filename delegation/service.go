@@ -76,12 +76,14 @@ type Config struct {
 	Ready func() error
 	// Pseudonym gives the keyed hash that stands for a user in envelopes and indexes.
 	Pseudonym func(issuer, subject string) string
-	Issuer    string // of the identity provider that grants are asked of
-	ClientID  string
-	Limits    Limits
-	Now       func() time.Time
-	Rand      io.Reader
-	Logger    *slog.Logger
+	// Provider says whether the identity provider answers; a grant that nobody could consent to is not taken.
+	Provider func(ctx context.Context) error
+	Issuer   string // of the identity provider that grants are asked of
+	ClientID string
+	Limits   Limits
+	Now      func() time.Time
+	Rand     io.Reader
+	Logger   *slog.Logger
 }
 
 // Limits bounds what may be asked for.
@@ -144,8 +146,8 @@ func (c Config) check() error {
 	if c.Log == nil || c.Certifier == nil || c.Policy == nil || c.Resources == nil {
 		return errors.New("delegation: log, certifier, policy and resources are required")
 	}
-	if c.Ready == nil || c.Pseudonym == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
-		return errors.New("delegation: ready, pseudonym, clock, randomness and logger are required")
+	if c.Ready == nil || c.Provider == nil || c.Pseudonym == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
+		return errors.New("delegation: ready, provider, pseudonym, clock, randomness and logger are required")
 	}
 	return nil
 }

@@ -342,6 +342,18 @@ func TestJoinTokenOnce(t *testing.T) {
 	}
 }
 
+func TestNoGrantWithoutProvider(t *testing.T) {
+	r := newRig(t)
+	by := r.auth(r.orchestrator("lab"))
+	r.provider = errors.New("connection refused")
+	_, err := r.s.RequestGrant(t.Context(), by, delegation.GrantRequest{
+		Purpose: "p", Scope: scope(t, "a:b"), NotAfter: r.clock.Add(time.Hour), MaxDepth: 1, AgentTypes: []string{"research"},
+	})
+	if code(t, err) != "idp_unavailable" {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestConsentIsSingle(t *testing.T) {
 	r := newRig(t)
 	by := r.auth(r.orchestrator("lab"))

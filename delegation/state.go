@@ -32,6 +32,8 @@ type identityState struct {
 	MaxTTL     int64    `json:"max_ttl_seconds,omitempty"`
 	PopRoots   []byte   `json:"pop_roots,omitempty"`
 	Role       Role     `json:"role,omitempty"`
+	// Attestation is how an orchestrator proved itself last.
+	Attestation string `json:"attestation,omitempty"`
 }
 
 // joinState is a join token that was handed out; Used is set by its redemption.

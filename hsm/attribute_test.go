@@ -1,6 +1,7 @@
 package hsm_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -81,6 +82,12 @@ func tryToTake(t *testing.T, raw *pkcs11.Ctx, label string) {
 	}
 	if v, err := raw.GetAttributeValue(s, found[0], []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_VALUE, nil)}); err == nil {
 		t.Errorf("CKA_VALUE was read: %d bytes", len(v[0].Value))
+	}
+	for name, kind := range map[string]uint{"CKA_COPYABLE": pkcs11.CKA_COPYABLE, "CKA_MODIFIABLE": pkcs11.CKA_MODIFIABLE, "CKA_EXTRACTABLE": pkcs11.CKA_EXTRACTABLE} {
+		got, err := raw.GetAttributeValue(s, found[0], []*pkcs11.Attribute{pkcs11.NewAttribute(kind, nil)})
+		if err != nil || !bytes.Equal(got[0].Value, []byte{0}) {
+			t.Errorf("%s is not false: %v", name, err)
+		}
 	}
 	for name, attribute := range map[string]*pkcs11.Attribute{
 		"extractable":   pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, true),

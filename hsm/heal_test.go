@@ -80,23 +80,35 @@ func TestTokensHealAfterReturn(t *testing.T) {
 	}
 }
 
-// TestCheckSeesLossWithoutKeys: no signature, no key handed out; SoftHSM itself then answers as if all were well.
-func TestCheckSeesLossWithoutKeys(t *testing.T) {
-	h := softhsm.New(t)
-	cfg := config(h, "issuing", h.InitToken("issuing", pin))
-	token := open(t, cfg)
-	generate(t, token, "key", hsm.P256)
-	if err := token.Close(); err != nil {
-		t.Fatal(err)
+// TestLossIsSeenWithoutKeys: no signature, no key handed out; SoftHSM itself then looks like an empty token.
+func TestLossIsSeenWithoutKeys(t *testing.T) {
+	find := func(token *hsm.Token) error {
+		_, err := token.Signer(t.Context(), "pkcs11:token=issuing;object=key")
+		return err
 	}
-	token = open(t, cfg)
-	h.Remove()
-	wantError(t, token.Check(t.Context()), hsm.ErrUnavailable)
-	_, err := token.Signer(t.Context(), "pkcs11:token=issuing;object=key")
-	wantError(t, err, hsm.ErrUnavailable)
-	h.Restore()
-	if _, err := token.Signer(t.Context(), "pkcs11:token=issuing;object=key"); err != nil {
-		t.Fatal(err)
+	for name, look := range map[string]func(token *hsm.Token) error{
+		"check":  func(token *hsm.Token) error { return token.Check(t.Context()) },
+		"lookup": find,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := softhsm.New(t)
+			cfg := config(h, "issuing", h.InitToken("issuing", pin))
+			first, err := hsm.Open(t.Context(), cfg, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			generate(t, first, "key", hsm.P256)
+			if err := first.Close(); err != nil {
+				t.Fatal(err)
+			}
+			token := open(t, cfg)
+			h.Remove()
+			wantError(t, look(token), hsm.ErrUnavailable)
+			h.Restore()
+			if err := find(token); err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }
 

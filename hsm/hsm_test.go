@@ -11,9 +11,11 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/miekg/pkcs11"
 	"github.com/signet-pki/signet/hsm"
 	"github.com/signet-pki/signet/internal/testrig/signertest"
 	"github.com/signet-pki/signet/internal/testrig/softhsm"
@@ -153,6 +155,9 @@ func TestLookupRefusals(t *testing.T) {
 	for range 2 {
 		mustTool(t, h, "issuing", "--keypairgen", "--key-type", "EC:prime256v1", "--label", "twin", "--id", "aa")
 	}
+	for _, id := range []string{"a1", "a2"} {
+		mustTool(t, h, "issuing", "--keypairgen", "--key-type", "EC:prime256v1", "--label", "namesake", "--id", id, "--sensitive")
+	}
 	mustTool(t, h, "issuing", "--keypairgen", "--key-type", "EC:prime256v1", "--label", "loose", "--id", "bb", "--extractable")
 	mustTool(t, h, "issuing", "--keypairgen", "--key-type", "EC:secp521r1", "--label", "p521", "--id", "cc")
 	mustTool(t, h, "issuing", "--keypairgen", "--key-type", "rsa:2048", "--label", "rsa", "--id", "dd")
@@ -165,6 +170,7 @@ func TestLookupRefusals(t *testing.T) {
 		{"pkcs11:token=issuing;object=taken;id=%aa", hsm.ErrKeyNotFound},
 		{"pkcs11:token=issuing;object=twin", hsm.ErrAmbiguous},
 		{"pkcs11:token=issuing;id=%aa", hsm.ErrAmbiguous},
+		{"pkcs11:token=issuing;object=namesake", hsm.ErrAmbiguous},
 		{"pkcs11:token=issuing;object=loose", hsm.ErrExportable},
 		{"pkcs11:token=issuing;object=p521", hsm.ErrUnsupported},
 		{"pkcs11:token=issuing;object=rsa", hsm.ErrUnsupported},
@@ -175,6 +181,9 @@ func TestLookupRefusals(t *testing.T) {
 			_, err := token.Signer(t.Context(), c.uri)
 			wantError(t, err, c.want)
 		})
+	}
+	if _, err := token.Signer(t.Context(), "pkcs11:token=issuing;object=namesake;id=%a1"); err != nil {
+		t.Errorf("label and id together name one key: %v", err)
 	}
 	_, err := token.Generate(t.Context(), "taken", hsm.P384)
 	wantError(t, err, hsm.ErrKeyExists)
@@ -275,6 +284,65 @@ func TestPINIsCheckedWhileLoggedIn(t *testing.T) {
 	if err := same.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestSessionsAtTheirBounds(t *testing.T) {
+	for _, n := range []int{1, 64} {
+		h := softhsm.New(t)
+		cfg := config(h, "issuing", h.InitToken("issuing", pin))
+		cfg.Sessions = n
+		token, err := hsm.Open(t.Context(), cfg, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := generate(t, token, "key", hsm.P256)
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				if err := signOne(k, "many"); err != nil {
+					t.Errorf("%d sessions: %v", n, err)
+				}
+			})
+		}
+		wg.Wait()
+		if err := token.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestForeignLoginIsRefused: who else logged in, and with which PIN, cannot be known.
+func TestForeignLoginIsRefused(t *testing.T) {
+	h, _ := newToken(t) // keeps the module initialised
+	cfg := config(h, "audit", h.InitToken("audit", pin))
+	first := open(t, cfg) // makes the new token show
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	raw := pkcs11.New(h.Module())
+	defer raw.Destroy()
+	slots, err := raw.GetSlotList(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, slot := range slots {
+		if info, err := raw.GetTokenInfo(slot); err != nil || info.Label != "audit" {
+			continue
+		}
+		s, err := raw.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := raw.Login(s, pkcs11.CKU_USER, pin); err != nil {
+			t.Fatal(err)
+		}
+		_, err = hsm.Open(t.Context(), cfg, nil)
+		wantError(t, err, hsm.ErrPIN)
+		if err := raw.CloseSession(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open(t, cfg)
 }
 
 func TestInfo(t *testing.T) {

@@ -53,7 +53,7 @@ func (t *Token) find(ctx context.Context, u URI) (*Key, error) {
 	return do(ctx, t, func(l *live, s session) (*Key, error) {
 		got, err := s.locate(u)
 		if errors.Is(err, ErrKeyNotFound) {
-			// "No such key" counts only from a token that still shows what it held when it was opened.
+			// "No such key" counts only from a token that is there: one that was lost looks empty.
 			if lost := t.probe(l, s); lost != nil {
 				return nil, lost
 			}

@@ -18,10 +18,7 @@ type live struct {
 	slot     uint
 	sessions chan pkcs11.SessionHandle // idle ones; each is used by one goroutine at a time
 	gone     chan struct{}             // closed with the token, for those who wait for a session
-	// witness is an object seen when the token was opened, 0 if there was none: SoftHSM answers as if the token
-	// were empty after its files went away, so an object that was there tells loss from absence.
-	witness  pkcs11.ObjectHandle
-	triesLow bool // before this login
+	triesLow bool                      // before this login
 }
 
 // open finds the token, logs in and fills the pool. The caller holds the module exclusively.
@@ -86,8 +83,7 @@ func (m *module) fill(t *Token, l *live) error {
 		}
 		l.sessions <- s
 	}
-	l.witness, err = session{raw: m.raw, handle: first}.anyObject()
-	return err
+	return nil
 }
 
 // findSlot insists on one token of that label, where crypto11 takes the first.

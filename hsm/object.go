@@ -29,15 +29,6 @@ func (s session) find(limit int, template ...*pkcs11.Attribute) ([]pkcs11.Object
 	return found, nil
 }
 
-// anyObject returns some object of the token, 0 if it is empty.
-func (s session) anyObject() (pkcs11.ObjectHandle, error) {
-	found, err := s.find(1, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))
-	if err != nil || len(found) == 0 {
-		return 0, err
-	}
-	return found[0], nil
-}
-
 func (s session) attribute(o pkcs11.ObjectHandle, kind uint) ([]byte, error) {
 	got, err := s.raw.GetAttributeValue(s.handle, o, []*pkcs11.Attribute{pkcs11.NewAttribute(kind, nil)})
 	if err != nil {

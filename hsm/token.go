@@ -108,7 +108,8 @@ func (t *Token) Check(ctx context.Context) error {
 }
 
 // probe asks for what the token must look up. C_GetSessionInfo and C_GenerateRandom do not suffice: SoftHSM answers
-// both after its token directory has gone.
+// both after its token directory has gone, and C_FindObjects as if the token were empty. C_GetTokenInfo fails then,
+// and goes on failing after the directory has come back.
 func (t *Token) probe(l *live, s session) error {
 	info, err := s.raw.GetTokenInfo(l.slot)
 	if err != nil {
@@ -128,12 +129,6 @@ func (t *Token) probe(l *live, s session) error {
 }
 
 func (t *Token) probeObjects(l *live, s session) error {
-	if l.witness != 0 {
-		// One more try than the keys' handles: with no key handed out it is all there is.
-		if _, err := s.attribute(l.witness, pkcs11.CKA_CLASS); err != nil && !t.witnessDeleted(l, s) {
-			return fmt.Errorf("object seen at opening: %w", err)
-		}
-	}
 	for _, k := range t.handedOut() {
 		b := k.bound.Load()
 		if b.live != l {
@@ -147,15 +142,6 @@ func (t *Token) probeObjects(l *live, s session) error {
 		}
 	}
 	return nil
-}
-
-// witnessDeleted tells an object that someone deleted from a token that has lost all.
-func (t *Token) witnessDeleted(l *live, s session) bool {
-	if _, err := s.raw.GetTokenInfo(l.slot); err != nil {
-		return false
-	}
-	other, err := s.anyObject()
-	return err == nil && other != 0
 }
 
 func (t *Token) handedOut() []*Key {
@@ -183,8 +169,10 @@ func do[T any](ctx context.Context, t *Token, f func(l *live, s session) (T, err
 			return value, nil
 		case errors.Is(err, errStale):
 			continue
-		case healed || !recoverable(err):
+		case !recoverable(err):
 			return zero, err
+		case healed:
+			return zero, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		if err := t.heal(ctx, l, err); err != nil {
 			return zero, err

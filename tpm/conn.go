@@ -19,7 +19,7 @@ const (
 
 // conn gives go-tpm's commands the deadlines of one operation. It implements transport.TPM and lives no longer than its operation.
 type conn struct {
-	ctx    context.Context //nolint:containedctx // Send has no room for it
+	ctx    context.Context // Send has no room for it
 	device *Device
 	broken bool // a command was lost
 }

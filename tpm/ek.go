@@ -114,7 +114,7 @@ func loadCertified(c *conn, kind ekKind, cert *x509.Certificate) (*loadedEK, err
 	}
 	if !isFor(cert, ek.Key) {
 		ek.release(c)
-		return nil, nil //nolint:nilnil // documented
+		return nil, nil
 	}
 	ek.Certificate = cert
 	return ek, nil

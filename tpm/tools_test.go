@@ -66,17 +66,25 @@ func TestStockToolsVerify(t *testing.T) {
 		"1.nv": nv.Attest, "1.nv.sig": nv.Signature,
 	})
 	checkquote := func(pcrs, qualification string) (string, error) {
-		return tool(t, dir, "tpm2_checkquote", "-u", "ak.pem", "-m", "1.quote", "-s", "1.quote.sig", "-f", pcrs, "-F", "values",
-			"-l", d.config.PCRs.String(), "-g", "sha256", "-q", qualification)
+		// As in docs/formats/tpm-statements.md.
+		script := `{ printf '\1\0\0\0\13\0\3\377\0\0\0\0'; head -c 120 /dev/zero; printf '\1\0\0\0\10\0\0\0'
+for i in 0 1 2 3 4 5 6 7; do
+  printf '\40\0'; dd if=` + pcrs + ` bs=32 skip=$i count=1 status=none; head -c 32 /dev/zero
+done; } > 1.pcrs.tools && tpm2_checkquote -u ak.pem -m 1.quote -s 1.quote.sig -f 1.pcrs.tools -g sha256 -q ` + qualification
+		return tool(t, dir, "sh", "-c", script)
 	}
 	if out, err := checkquote("1.pcrs", hex.EncodeToString(q[:])); err != nil {
 		t.Errorf("tpm2_checkquote: %v\n%s", err, out)
 	}
-	if out, err := checkquote("wrong.pcrs", hex.EncodeToString(q[:])); err == nil {
+	if out, err := checkquote("wrong.pcrs", hex.EncodeToString(q[:])); err == nil || !strings.Contains(out, "PCR values failed to match") {
 		t.Errorf("tpm2_checkquote accepts wrong PCR values\n%s", out)
 	}
 	if out, err := checkquote("1.pcrs", strings.Repeat("00", 32)); err == nil {
 		t.Errorf("tpm2_checkquote accepts other qualifying data\n%s", out)
+	}
+	out, err := tool(t, dir, "sh", "-c", `test "$(sha256sum < 1.pcrs | cut -c1-64)" = "$(xxd -p -c 64 -s 113 -l 32 1.quote)"`)
+	if err != nil {
+		t.Errorf("PCR digest: %v\n%s", err, out)
 	}
 	for _, name := range []string{"1.quote", "1.nv"} {
 		if out, err := tool(t, dir, "openssl", "dgst", "-sha256", "-verify", "ak.pem", "-signature", name+".sig", name); err != nil {
@@ -85,6 +93,23 @@ func TestStockToolsVerify(t *testing.T) {
 	}
 	if out, err := tool(t, dir, "openssl", "dgst", "-sha256", "-verify", "ak.pem", "-signature", "1.nv.sig", "1.quote"); err == nil {
 		t.Errorf("openssl accepts another statement's signature\n%s", out)
+	}
+}
+
+// TestCheckquoteTakesRawValues: tpm2_checkquote 5.4 reads at most seven raw values (its issue 3542).
+func TestCheckquoteTakesRawValues(t *testing.T) {
+	d := ready(t, swtpm.New(t), func(c *Config) { c.PCRs = mustSelect(t, "sha256:0,2,4,7,11") })
+	q := qualifying("the seal")
+	s, err := d.Quote(t.Context(), q)
+	must(t, err)
+	ak, err := d.LoadAK(t.Context())
+	must(t, err)
+	dir := t.TempDir()
+	write(t, dir, map[string][]byte{"ak.pem": spki(t, ak), "1.quote": s.Attest, "1.quote.sig": s.Signature, "1.pcrs": s.PCRs})
+	out, err := tool(t, dir, "tpm2_checkquote", "-u", "ak.pem", "-m", "1.quote", "-s", "1.quote.sig", "-f", "1.pcrs",
+		"-l", d.config.PCRs.String(), "-g", "sha256", "-q", hex.EncodeToString(q[:]))
+	if err != nil {
+		t.Errorf("tpm2_checkquote: %v\n%s", err, out)
 	}
 }
 

@@ -31,14 +31,14 @@ type Seal struct {
 
 // Sealed is a seal with everything that proves it.
 type Sealed struct {
-	Number     uint64
-	Text       []byte
-	Checkpoint []byte // signed note over the same size and root
-	Quote      []byte // TPMS_ATTEST of TPM2_Quote, qualifyingData = SHA-256(Text)
-	QuoteSig   []byte // DER
-	PCRs       []byte // concatenated values
-	NV         []byte // TPMS_ATTEST of TPM2_NV_Certify, likewise
-	NVSig      []byte // DER
+	Number     uint64 `json:"number"`
+	Text       []byte `json:"text"`
+	Checkpoint []byte `json:"checkpoint"` // signed note over the same size and root
+	Quote      []byte `json:"quote"` // TPMS_ATTEST of TPM2_Quote, qualifyingData = SHA-256(Text)
+	QuoteSig   []byte `json:"quote_sig"` // DER
+	PCRs       []byte `json:"pcrs"` // concatenated values
+	NV         []byte `json:"nv"` // TPMS_ATTEST of TPM2_NV_Certify, likewise
+	NVSig      []byte `json:"nv_sig"` // DER
 }
 
 // Digest is what both statements of the TPM are made over.

@@ -105,7 +105,7 @@ type IssuePayload struct {
 
 // FailBody belongs to issue_failed (no signature was released) and issue_unknown (a crash left that open).
 type FailBody struct {
-	Index   uint64 `json:"index"` // of the issue entry
+	Index   uint64 `json:"index,omitempty"` // of the issue entry; absent in issue_unknown
 	Serial  string `json:"serial"`
 	TBSHash string `json:"tbs_hash"`
 	Detail  string `json:"detail,omitempty"`

@@ -12,6 +12,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -65,7 +66,7 @@ func Run(ctx context.Context, plan Plan, keys Keys, ak crypto.PublicKey, now tim
 		return Result{}, errors.New("ceremony: the plan is empty: use ParsePlan")
 	}
 	// Before the first key is made, since keys cannot be unmade here.
-	if key, ok := ak.(*ecdsa.PublicKey); !ok || key == nil || key.Curve.Params().BitSize != 256 {
+	if !isP256(ak) {
 		return Result{}, errors.New("ceremony: the attestation key is not P-256")
 	}
 	r := &run{plan: plan, keys: keys, start: now.UTC().Truncate(time.Second).Add(-clockSkew), seen: map[string]string{}}
@@ -127,6 +128,10 @@ func (r *run) issuing(ctx context.Context, role Role, kind lint.Kind, p series) 
 		if err != nil {
 			return nil, err
 		}
+		// One curve for all issuing CAs: every TPM has it, and an issuance has its cost (design, keys).
+		if !isP256(signer.Public()) {
+			return nil, fmt.Errorf("%s: the key is not P-256", name)
+		}
 		template := issuingTemplate(r.plan, p, n, r.start)
 		c, err := r.certify(request{name: name, kind: kind, template: template, key: signer.Public(), uri: uri}, r.root)
 		if err != nil {
@@ -176,6 +181,11 @@ func (r *run) generate(ctx context.Context, role Role, label string) (crypto.Sig
 	}
 	r.result.Transcript = append(r.result.Transcript, Step{Act: ActGenerate, Name: label, Role: role, KeyURI: uri})
 	return signer, uri, nil
+}
+
+func isP256(key crypto.PublicKey) bool {
+	k, ok := key.(*ecdsa.PublicKey)
+	return ok && k != nil && k.Curve == elliptic.P256()
 }
 
 // leftovers names what a stopped ceremony has left in devices.

@@ -38,11 +38,11 @@ func rulePublicKey() rule {
 		check: func(cert *x509.Certificate, e Expect) string {
 			form := KeyForm(cert.RawSubjectPublicKeyInfo)
 			switch e.Kind {
-			case Root:
+			case Root, AgentCA, ServiceCA:
 				if form != "P-256" && form != "P-384" {
 					return "the key is not P-256 or P-384"
 				}
-			case AgentCA, ServiceCA, AttestationKey:
+			case AttestationKey:
 				if form != "P-256" {
 					return "the key is not P-256"
 				}

@@ -23,6 +23,15 @@ func TestExtend(t *testing.T) {
 	if d := must[Delegation](t)(Parse(must[[]byte](t)(grown.Marshal()))); d.Hops[2].ID != child.ID {
 		t.Errorf("%+v", d.Hops[2])
 	}
+	// Two children of one parent do not share memory.
+	roomy := base
+	roomy.Hops = append(make([]Hop, 0, MaxHops), base.Hops...)
+	sibling := child
+	sibling.ID = "spiffe://hospital.example/agent/research/" + agentUUID(3)
+	first := must[Delegation](t)(roomy.Extend(child))
+	if second := must[Delegation](t)(roomy.Extend(sibling)); first.Hops[2].ID != child.ID || second.Hops[2].ID != sibling.ID {
+		t.Errorf("%s and %s", first.Hops[2].ID, second.Hops[2].ID)
+	}
 	for name, c := range map[string]struct {
 		code   string
 		change func(h *Hop, d *Delegation)

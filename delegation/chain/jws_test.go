@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -242,5 +243,21 @@ func TestThumbprint(t *testing.T) {
 	}
 	if _, err := ParseKey([]byte{0x30, 0}); !errors.Is(err, ErrKey) {
 		t.Errorf("%v", err)
+	}
+}
+
+// crypto/x509 ignores what follows the fields that it knows.
+func TestParseKeyIsCanonical(t *testing.T) {
+	spki := must[[]byte](t)(marshalKey(newKey(t, elliptic.P256()).Public()))
+	root := parseNodes(t, spki)[0]
+	root.kids = append(root.kids, &node{tag: 5})
+	if _, err := x509.ParsePKIXPublicKey(root.encode()); err != nil {
+		t.Fatalf("the case is none: %v", err)
+	}
+	if _, err := ParseKey(root.encode()); !errors.Is(err, ErrKey) {
+		t.Errorf("%v", err)
+	}
+	if _, err := ParseKey(spki); err != nil {
+		t.Error(err)
 	}
 }

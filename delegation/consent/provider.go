@@ -96,7 +96,7 @@ func (p *Provider) refresh(ctx context.Context) (*metadata, error) {
 func (p *Provider) discover(ctx context.Context) (*metadata, error) {
 	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.client), p.cfg.Issuer)
 	if err != nil { // go-oidc quotes the whole answer
-		return nil, fmt.Errorf("consent: discovery: %w: %.200s", ErrProviderUnavailable, err)
+		return nil, fmt.Errorf("consent: discovery: %w: %s", ErrProviderUnavailable, clip(err))
 	}
 	var doc struct {
 		Authorize string   `json:"authorization_endpoint"`
@@ -126,6 +126,12 @@ func (p *Provider) discover(ctx context.Context) (*metadata, error) {
 		},
 		jwksURL: doc.JWKS, algs: algs, sendsIss: doc.SendsIss, authorize: origin(doc.Authorize),
 	}, nil
+}
+
+// clip bounds what another's error message puts into ours.
+func clip(err error) string {
+	const most = 200
+	return fmt.Sprintf("%.*s", most, err.Error())
 }
 
 // checkEndpoint is checkURL, but an authorization endpoint may have a query (RFC 6749 §3.1).

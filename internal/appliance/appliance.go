@@ -16,6 +16,7 @@ import (
 	"github.com/signet-pki/signet/api"
 	"github.com/signet-pki/signet/audit"
 	"github.com/signet-pki/signet/delegation"
+	"github.com/signet-pki/signet/delegation/consent"
 	"github.com/signet-pki/signet/policy/opa"
 )
 
@@ -34,6 +35,7 @@ type Appliance struct {
 	domain   *delegation.Service
 	listener *listener
 	monitor  *monitor
+	provider *consent.Provider
 	server   *api.Server
 	logger   *slog.Logger
 }
@@ -89,6 +91,9 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 		return fmt.Errorf("policy: %w", err)
 	}
 	a.monitor = newMonitor(a.logger, a.probes(certifier, o.Now)...)
+	if a.provider, err = a.cfg.newProvider(o.Now); err != nil {
+		return err
+	}
 	if a.domain, err = a.newDomain(ctx, t, certifier, engine, indexKey, o.Now); err != nil {
 		return err
 	}
@@ -110,7 +115,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, eng
 	limits.OperatorTTL = operatorTTL
 	return delegation.New(ctx, delegation.Config{
 		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Policy: engine, Resources: table,
-		Ready: a.monitor.ready, Pseudonym: pseudonyms(indexKey), Issuer: a.cfg.OIDC.Issuer, ClientID: a.cfg.OIDC.ClientID,
+		Ready: a.monitor.ready, Provider: a.provider.Available, Pseudonym: pseudonyms(indexKey), Issuer: a.cfg.OIDC.Issuer, ClientID: a.cfg.OIDC.ClientID,
 		Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
 	})
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/signet-pki/signet/web"
 )
 
-// consentHandler serves the consent pages and the identity provider's callback.
-func (c *Config) consentHandler(domain *delegation.Service, now func() time.Time, log *slog.Logger) (http.Handler, error) {
+// newProvider is the identity provider as the configuration names it. It connects on first use.
+func (c *Config) newProvider(now func() time.Time) (*consent.Provider, error) {
 	client, err := c.providerClient()
 	if err != nil {
 		return nil, err
@@ -27,14 +27,15 @@ func (c *Config) consentHandler(domain *delegation.Service, now func() time.Time
 	if secret != "" {
 		secret = c.path(secret)
 	}
-	provider, err := consent.NewProvider(consent.Config{
+	return consent.NewProvider(consent.Config{
 		Issuer: c.OIDC.Issuer, ClientID: c.OIDC.ClientID, ClientSecretFile: secret,
 		RedirectURL: c.PublicURL + "/v1/grants/callback", RolesClaim: c.OIDC.RolesClaim,
 		HTTPClient: client, Now: now, Rand: rand.Reader,
 	})
-	if err != nil {
-		return nil, err
-	}
+}
+
+// consentHandler serves the consent pages and the identity provider's callback.
+func consentHandler(provider *consent.Provider, domain *delegation.Service, log *slog.Logger) (http.Handler, error) {
 	pages, err := web.NewConsent()
 	if err != nil {
 		return nil, err

@@ -1,11 +1,8 @@
 package swtpmd
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,39 +11,13 @@ import (
 	"time"
 )
 
-// shutdown sends TPM2_Shutdown(TPM_SU_CLEAR) (Part 3, 9.4). Without it the next start is a power loss to the TPM.
-func shutdown(socket string, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", socket)
-	if err != nil {
-		return fmt.Errorf("swtpmd: shutdown: %w", err)
-	}
-	defer func() { _ = conn.Close() }() // nothing is left to lose
-	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return fmt.Errorf("swtpmd: shutdown: %w", err)
-	}
-	if _, err := conn.Write([]byte{0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x45, 0, 0}); err != nil {
-		return fmt.Errorf("swtpmd: shutdown: %w", err)
-	}
-	response := make([]byte, 10)
-	if _, err := io.ReadFull(conn, response); err != nil {
-		return fmt.Errorf("swtpmd: shutdown: %w", err)
-	}
-	if !bytes.Equal(response[6:], []byte{0, 0, 0, 0}) {
-		return fmt.Errorf("swtpmd: shutdown: response code %x", response[6:])
-	}
-	return nil
-}
-
 // stopOrphan ends the swtpm that a killed predecessor left running on dir; it holds the state's lock.
 func stopOrphan(ctx context.Context, dir string) error {
 	pid, found := orphan(dir)
 	if !found {
 		return nil
 	}
-	_ = shutdown(filepath.Join(dir, "sock"), stopTimeout) // best effort: the socket may be elsewhere
+	_ = shutdown(ctx, filepath.Join(dir, "sock")) // best effort: the socket may be elsewhere
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("swtpmd: stop process %d left on %s: %w", pid, dir, err)
 	}

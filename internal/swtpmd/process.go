@@ -29,7 +29,7 @@ const (
 type Process struct {
 	cmd    *exec.Cmd
 	socket string
-	tmp    string        // directory of the socket, if it is not the TPM's own
+	tmp    string // directory of the socket, if it is not the TPM's own
 	unlock func()
 	exited chan struct{} // closed when the process has been waited for
 	err    error         // of Wait; read after exited
@@ -91,7 +91,9 @@ func (p *Process) Stop() error {
 	if p.ended() {
 		return p.cleanUp()
 	}
-	shutdownErr := shutdown(p.socket, stopTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	shutdownErr := shutdown(ctx, p.socket)
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails only if it has ended meanwhile
 	select {
 	case <-p.exited:
@@ -185,7 +187,7 @@ func socketPath(dir string) (socket, tmp string, err error) {
 	return socket, tmp, nil
 }
 
-// awaitReady waits until the TPM accepts a connection.
+// awaitReady waits until the TPM accepts a connection, and plays the firmware.
 func (p *Process) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -193,7 +195,7 @@ func (p *Process) awaitReady(ctx context.Context) error {
 	for {
 		conn, err := dialer.DialContext(ctx, "unix", p.socket)
 		if err == nil {
-			return conn.Close()
+			return errors.Join(conn.Close(), measure(ctx, p.socket))
 		}
 		select {
 		case <-p.exited:

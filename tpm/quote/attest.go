@@ -63,7 +63,7 @@ func (a *attest) readHeader(s *cryptobyte.String) bool {
 }
 
 func (a *attest) readBody(s *cryptobyte.String) error {
-	ok := true
+	var ok bool
 	switch a.kind {
 	case typeQuote:
 		var err error

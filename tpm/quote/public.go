@@ -59,7 +59,11 @@ func ParseAK(public []byte) (*AK, error) {
 	if err := p.checkAK(); err != nil {
 		return nil, fmt.Errorf("quote: attestation key: %w", err)
 	}
-	return &AK{public: p.raw, key: p.key.(*ecdsa.PublicKey)}, nil
+	key, ok := p.key.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("quote: attestation key: %w: not ECC", ErrKey)
+	}
+	return &AK{public: p.raw, key: key}, nil
 }
 
 // Public is the verification key. The caller must not change it.

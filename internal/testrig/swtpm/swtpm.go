@@ -26,7 +26,7 @@ type TPM struct {
 func New(t testing.TB) *TPM {
 	t.Helper()
 	// Not t.TempDir: its long names do not fit into a socket's address.
-	dir, err := os.MkdirTemp("", "sg") //nolint:usetesting // see above
+	dir, err := os.MkdirTemp("", "sg")
 	if err != nil {
 		t.Fatal(err)
 	}

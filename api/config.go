@@ -1,0 +1,216 @@
+package api
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/signet-pki/signet/delegation"
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+// Identities tells and makes callers. RecordRefusal gives the entry's index, nil where none was written.
+type Identities interface {
+	Authenticate(certs []*x509.Certificate) (delegation.Caller, error)
+	RecordRefusal(ctx context.Context, r delegation.Refusal) *uint64
+	Register(ctx context.Context, by delegation.Caller, kind chain.Kind, q delegation.Registration) (delegation.Registered, error)
+	Attest(ctx context.Context, a delegation.Attestation) (delegation.Issued, error)
+}
+
+// Work is grants and the tasks under them.
+type Work interface {
+	RequestGrant(ctx context.Context, by delegation.Caller, q delegation.GrantRequest) (delegation.Grant, error)
+	Grant(by delegation.Caller, id string) (delegation.Grant, error)
+	OpenTask(ctx context.Context, by delegation.Caller, q delegation.TaskRequest) (delegation.Task, error)
+	Task(by delegation.Caller, id string) (delegation.Task, error)
+}
+
+// Agents is the life of agents, which ends with their task.
+type Agents interface {
+	Spawn(ctx context.Context, by delegation.Caller, q delegation.SpawnRequest) (delegation.Spawned, error)
+	Delegate(ctx context.Context, by delegation.Caller, parentID string, q delegation.SpawnRequest) (delegation.Spawned, error)
+	AgentChain(by delegation.Caller, id string) (delegation.Lineage, error)
+	CompleteTask(ctx context.Context, by delegation.Caller, id string) (delegation.Task, error)
+}
+
+// Access answers about agents, and ends them.
+type Access interface {
+	Decide(ctx context.Context, by delegation.Caller, q delegation.DecisionRequest) (delegation.Decision, error)
+	Verify(q delegation.VerifyRequest) (chain.Report, error)
+	Revoke(ctx context.Context, by delegation.Caller, q delegation.RevokeRequest) (delegation.Revocation, error)
+	Revocations(from, limit int) []delegation.Revocation
+}
+
+// Domain is what the API serves: *delegation.Service. Its errors are *delegation.Error.
+type Domain interface {
+	Identities
+	Work
+	Agents
+	Access
+}
+
+var _ Domain = (*delegation.Service)(nil)
+
+// What a Log says when it cannot give something. Other errors become 500, or 503 where the context ended.
+var (
+	ErrNotFound  = errors.New("api: not in the log")
+	ErrNotSealed = errors.New("api: not sealed yet")
+)
+
+// Entries reads the log's entries. Lookup gives up to limit indexes of entries at or after from with the index term
+// (user, agent, task, grant, orchestrator, serial or decision), ascending. Receipt gives a receipt's bytes, after
+// waiting for the seal where that is asked for. Export writes the evidence bundle as a tar.
+type Entries interface {
+	Entry(ctx context.Context, index uint64) (Entry, error)
+	Lookup(ctx context.Context, kind, id string, from uint64, limit int) ([]uint64, error)
+	Receipt(ctx context.Context, index uint64, waitSealed bool) ([]byte, error)
+	Export(ctx context.Context, w io.Writer) error
+}
+
+// Tree reads what proves the log: the signed checkpoint (nil while there is none), tiles of hashes and of entries
+// (C2SP tlog-tiles; a width of 256 is a full tile), and seals.
+type Tree interface {
+	Checkpoint() []byte
+	Tile(ctx context.Context, level int, index uint64, width int) ([]byte, error)
+	EntryTile(ctx context.Context, index uint64, width int) ([]byte, error)
+	Seal(ctx context.Context, number uint64) (Seal, error)
+}
+
+// Log is the audit log.
+type Log interface {
+	Entries
+	Tree
+}
+
+// Entry is one stored entry. Payload and Salt are nil where there is none or it was erased.
+type Entry struct {
+	Index    uint64
+	Envelope json.RawMessage // exact bytes
+	Payload  []byte
+	Salt     []byte
+}
+
+// Seal is a sealed checkpoint.
+type Seal struct {
+	Number                    uint64
+	Text, Checkpoint          []byte
+	Quote, QuoteSig, PCRs     []byte
+	CounterAttest, CounterSig []byte
+}
+
+// Severity is what a failed Condition means. The zero Severity makes the appliance not ready.
+type Severity int
+
+// The severities.
+const (
+	Error   Severity = iota // not ready
+	Warning                 // shown
+)
+
+// String gives the word in JSON.
+func (s Severity) String() string {
+	if s == Warning {
+		return "warning"
+	}
+	return "error"
+}
+
+// Condition is one thing that readiness depends on. Reason is for staff.
+type Condition struct {
+	Name     string
+	OK       bool
+	Reason   string
+	Severity Severity
+}
+
+// Trust is what relying parties verify with.
+type Trust struct {
+	TrustDomain string
+	Roots       []*x509.Certificate
+	Issuing     []*x509.Certificate
+	Sequence    uint64 // raised whenever Roots change
+	// CRL gives the DER of an issuing CA's list; ErrNotFound for an unknown name.
+	CRL func(name string) ([]byte, error)
+}
+
+// Limits bounds what a caller can make the server do. A zero field is its default.
+type Limits struct {
+	MaxBody       int64         // bytes of a request's body; 64 KiB
+	MaxHeader     int           // bytes of a request's header; 16 KiB
+	HeaderTimeout time.Duration // to send the header; 5 s
+	ReadTimeout   time.Duration // to send the whole request; 15 s
+	Request       time.Duration // to work on one; 30 s
+	Slow          time.Duration // to wait for a seal, or between two pieces of an export; 2 min
+	Idle          time.Duration // between two requests of a connection; 90 s
+	Shutdown      time.Duration // to finish what runs when Run's context ends; 10 s
+	Concurrency   int           // requests at a time; 256
+	SlowRequests  int           // of these, exports and waits for a seal; 32, counted apart
+}
+
+func (l Limits) withDefaults() Limits {
+	orElse(&l.MaxBody, 64<<10)
+	orElse(&l.MaxHeader, 16<<10)
+	orElse(&l.HeaderTimeout, 5*time.Second)
+	orElse(&l.ReadTimeout, 15*time.Second)
+	orElse(&l.Request, 30*time.Second)
+	orElse(&l.Slow, 2*time.Minute)
+	orElse(&l.Idle, 90*time.Second)
+	orElse(&l.Shutdown, 10*time.Second)
+	orElse(&l.Concurrency, 256)
+	orElse(&l.SlowRequests, 32)
+	return l
+}
+
+func orElse[T int | int64 | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+// Config is what a Server needs. All is required except Consent, Mounts, Metrics and Limits.
+type Config struct {
+	Domain Domain
+	Log    Log
+	Health func(ctx context.Context) []Condition
+	Trust  Trust
+	// Consent serves /consent/* and GET /v1/grants/callback to browsers, which have no client certificate.
+	Consent http.Handler
+	// Mounts serves further paths by prefix, each beginning and ending with a slash. They are not authenticated here.
+	Mounts map[string]http.Handler
+	// Metrics is the registry shown at /metrics, to which the server adds its own; nil makes one.
+	Metrics *prometheus.Registry
+	Limits  Limits
+	Now     func() time.Time
+	Logger  *slog.Logger
+	// PublicURL is how clients reach the server: https, without a trailing slash.
+	PublicURL string
+}
+
+func (c *Config) check() error {
+	if c.Domain == nil || c.Log == nil || c.Health == nil || c.Now == nil || c.Logger == nil {
+		return errors.New("api: domain, log, health, clock and logger are required")
+	}
+	if c.Trust.CRL == nil || len(c.Trust.Roots) == 0 || c.Trust.TrustDomain == "" {
+		return errors.New("api: trust domain, roots and CRLs are required")
+	}
+	u, err := url.Parse(c.PublicURL)
+	if err != nil || u.Scheme != "https" || u.Host == "" || strings.HasSuffix(c.PublicURL, "/") || u.RawQuery != "" {
+		return errors.New("api: public_url is no https URL without a trailing slash")
+	}
+	for prefix, h := range c.Mounts {
+		if h == nil || len(prefix) < 3 || prefix[0] != '/' || !strings.HasSuffix(prefix, "/") {
+			return fmt.Errorf("api: mount %q: a handler, and a path between slashes", prefix)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package api
+
+import (
+	"bytes"
+	"html/template"
+	"net/http"
+	"strings"
+)
+
+const docsTemplate = `<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Signet API</title>
+<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}table{border-collapse:collapse;width:100%}
+td,th{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:left;vertical-align:top}code{white-space:nowrap}</style>
+<h1>Signet API</h1>
+<p>JSON over TLS 1.3; callers are told by their client certificates. The machine-readable form is <a href="/openapi.json">/openapi.json</a>.</p>
+<table><thead><tr><th>endpoint<th>what<th>who</thead><tbody>
+{{range .}}<tr><td><code>{{.Method}} {{.Path}}</code><td>{{.Summary}}<td>{{.Who}}
+{{end}}</tbody></table></html>
+`
+
+// docsPage is the table for people, without anything from elsewhere.
+func docsPage(routes []route) ([]byte, error) {
+	t, err := template.New("docs").Parse(docsTemplate)
+	if err != nil {
+		return nil, err
+	}
+	type row struct{ Method, Path, Summary, Who string }
+	rows := make([]row, len(routes))
+	for i := range routes {
+		r := &routes[i]
+		rows[i] = row{r.method, r.path, r.summary, r.who()}
+	}
+	var out bytes.Buffer
+	err = t.Execute(&out, rows)
+	return out.Bytes(), err
+}
+
+// who are those admitted, in words.
+func (r *route) who() string {
+	text := r.allowed.String()
+	text = strings.Replace(text, known.String(), "every certificate of the trust domain", 1)
+	text = strings.Replace(text, staff.String(), "staff", 1)
+	if r.own != "" {
+		text += " (" + r.own + ")"
+	}
+	return text
+}
+
+// code is a row of the list of refusals.
+type code struct {
+	name    string
+	status  int
+	meaning string
+}
+
+// codes are the refusals that this package makes itself, in the order of the documents. Those of the domain are its own.
+func codes() []code {
+	return []code{
+		{codeCertificateRequired, http.StatusUnauthorized, "the endpoint needs a client certificate, and there is none"},
+		{"client_certificate_untrusted", http.StatusUnauthorized, "the client certificate is of another CA, or does not verify; `checks` says why"},
+		{"client_certificate_expired", http.StatusUnauthorized, "the client certificate is outside its validity"},
+		{codeRole, http.StatusForbidden, "the table above does not admit this caller"},
+		{codeRouteNotFound, http.StatusNotFound, "no such endpoint"},
+		{codeMethod, http.StatusMethodNotAllowed, "the endpoint has another method"},
+		{codeMediaType, http.StatusUnsupportedMediaType, "the body is not application/json in UTF-8 (400 on /access/*)"},
+		{codeContentEncoding, http.StatusUnsupportedMediaType, "the body is compressed (400 on /access/*)"},
+		{codeBodyMissing, http.StatusBadRequest, "the body is empty"},
+		{codeBodyTooLarge, http.StatusRequestEntityTooLarge, "the body is larger than 64 KiB"},
+		{codeBodyIncomplete, http.StatusBadRequest, "the body ended before its length"},
+		{codeBodyTimeout, http.StatusRequestTimeout, "the body did not come in time (400 on /access/*)"},
+		{codeBadJSON, http.StatusBadRequest, "the body is not JSON"},
+		{codeBadUTF8, http.StatusBadRequest, "the body is not UTF-8, or has a lone surrogate"},
+		{codeTooDeep, http.StatusBadRequest, "the body is nested deeper than 16 levels"},
+		{codeTrailingData, http.StatusBadRequest, "something follows the object"},
+		{codeDuplicateField, http.StatusBadRequest, "`field` stands twice in its object"},
+		{codeUnknownField, http.StatusBadRequest, "`field` is not known (never on /access/*)"},
+		{codeWrongType, http.StatusBadRequest, "`field` has the wrong type, or is null"},
+		{codeBadParameter, http.StatusBadRequest, "the query parameter `field` has a wrong value"},
+		{codeUnknownParameter, http.StatusBadRequest, "the query parameter `field` is not known"},
+		{codeBadIdempotencyKey, http.StatusBadRequest, "`Idempotency-Key` is not one key of 1 to 255 printable ASCII characters"},
+		{codeBadScope, http.StatusBadRequest, "`field` is not a list of 1 to 64 distinct scope tokens"},
+		{codeBadCertificate, http.StatusBadRequest, "`field` is not a list of PEM certificates"},
+		{codeBadTTL, http.StatusBadRequest, "`field` is not a number of seconds"},
+		{codeBadRevocation, http.StatusBadRequest, "`kind` is no kind of revocation"},
+		{codeBadRequest, http.StatusBadRequest, "`field` is missing or out of bounds"},
+		{codeNotFound, http.StatusNotFound, "there is no such thing"},
+		{"entry_not_found", http.StatusNotFound, "there is no such entry that the caller may see"},
+		{codeNotSealed, http.StatusConflict, "the entry is not sealed yet; ask with `wait=sealed`"},
+		{codeOverloaded, http.StatusServiceUnavailable, "too many requests at a time; `Retry-After` says when"},
+		{"timeout", http.StatusServiceUnavailable, "it took too long"},
+		{codeInternal, http.StatusInternalServerError, "a fault of the appliance; nothing is said about it here"},
+	}
+}

@@ -1,0 +1,131 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+)
+
+// Server serves the API. Make it with New.
+type Server struct {
+	cfg     Config
+	echo    *echo.Echo
+	routes  []route
+	metrics *metrics
+	work    chan struct{} // one place for each request at a time
+	waits   chan struct{} // likewise for slow ones
+	openapi []byte
+	page    []byte
+	bundle  bundles
+	buffers buffers
+	headers headers
+}
+
+// New checks the configuration and makes a Server. Nothing runs yet.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg.Limits = cfg.Limits.withDefaults()
+	s := &Server{
+		cfg: cfg, echo: echo.New(), routes: table(),
+		headers: newHeaders(),
+		work:    make(chan struct{}, cfg.Limits.Concurrency), waits: make(chan struct{}, cfg.Limits.SlowRequests),
+	}
+	var err error
+	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
+		return nil, fmt.Errorf("api: metrics: %w", err)
+	}
+	if s.bundle, err = newBundles(cfg.Trust); err != nil {
+		return nil, err
+	}
+	if err := s.register(); err != nil {
+		return nil, err
+	}
+	if s.openapi, err = document(s.routes); err != nil {
+		return nil, fmt.Errorf("api: openapi: %w", err)
+	}
+	s.page, err = docsPage(s.routes)
+	return s, err
+}
+
+// register makes the table and the mounts reachable.
+func (s *Server) register() error {
+	s.echo.Logger.SetOutput(io.Discard)
+	s.echo.HTTPErrorHandler = s.unrouted
+	for i := range s.routes {
+		r := &s.routes[i]
+		if r.request != nil {
+			var err error
+			if r.shape, err = shapeOf(r.request); err != nil {
+				return err
+			}
+		}
+		s.echo.Add(r.method, r.echoPath(), s.serve(r))
+	}
+	for prefix, h := range s.cfg.Mounts {
+		r := &route{
+			id: "mount", path: prefix, allowed: anyone,
+			handle: func(_ *Server, c *call) (reply, error) { return c.hand(h) },
+		}
+		s.echo.Any(prefix+"*", s.serve(r))
+	}
+	return nil
+}
+
+// Handler is the whole API, for a listener that asks for client certificates without verifying them.
+func (s *Server) Handler() http.Handler { return s.echo }
+
+// Run serves ln over TLS 1.3 until ctx ends, then finishes what runs, for at most Limits.Shutdown. Client certificates
+// are asked for and verified here, not in the handshake, so that a refusal has a code and an entry. There are no session
+// tickets: resumption would skip the certificate.
+func (s *Server) Run(ctx context.Context, ln net.Listener, cfg *tls.Config) error {
+	if cfg == nil || len(cfg.Certificates) == 0 && cfg.GetCertificate == nil {
+		return errors.New("api: the listener has no certificate")
+	}
+	srv := &http.Server{
+		Handler: s.echo, TLSConfig: listenerTLS(cfg), MaxHeaderBytes: s.cfg.Limits.MaxHeader,
+		ReadHeaderTimeout: s.cfg.Limits.HeaderTimeout, ReadTimeout: s.cfg.Limits.ReadTimeout,
+		WriteTimeout: s.cfg.Limits.ReadTimeout + s.cfg.Limits.Request, IdleTimeout: s.cfg.Limits.Idle,
+		// Its lines name source addresses, which mean nothing here and belong in no log that is kept.
+		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReadFrameSize: 64 << 10},
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.ServeTLS(ln, "", "") }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("api: serve: %w", err)
+	case <-ctx.Done():
+	}
+	err := s.stop(ctx, srv)
+	<-failed
+	return err
+}
+
+// stop lets running requests end, and cuts off what does not in time.
+func (s *Server) stop(ctx context.Context, srv *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Limits.Shutdown)
+	defer cancel()
+	err := srv.Shutdown(ctx)
+	if err == nil {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("api: shutdown: %w", err), srv.Close())
+}
+
+func listenerTLS(cfg *tls.Config) *tls.Config {
+	out := cfg.Clone()
+	out.MinVersion, out.MaxVersion = tls.VersionTLS13, tls.VersionTLS13
+	out.ClientAuth, out.ClientCAs = tls.RequestClientCert, nil
+	out.SessionTicketsDisabled, out.GetConfigForClient = true, nil
+	out.VerifyConnection, out.VerifyPeerCertificate = nil, nil
+	return out
+}

@@ -1,0 +1,120 @@
+package api
+
+import (
+	"net/http"
+	"reflect"
+	"slices"
+
+	v1 "github.com/signet-pki/signet/api/v1"
+)
+
+var (
+	limitParam  = param{"limit", "1 to 1000; 100 by default"}
+	cursorParam = param{"cursor", "next_cursor of the page before"}
+)
+
+// table is every endpoint, in the order of the documents. What is not in it does not exist.
+func table() []route {
+	return slices.Concat(identityRoutes(), workRoutes(), accessRoutes(), auditRoutes(), publicRoutes())
+}
+
+func identityRoutes() []route {
+	return []route{
+		take("registerOrchestrator", "/v1/orchestrators", operator, http.StatusCreated,
+			"Register an orchestrator and get its join token", (*Server).registerOrchestrator).retriable(),
+		take("attestOrchestrator", "/v1/orchestrators/{name}/certificate", anyone, http.StatusCreated,
+			"Attest an orchestrator by join token or by the connection's certificate (x509pop), and get its certificate", (*Server).attest),
+		take("registerService", "/v1/services", operator, http.StatusCreated,
+			"Register a service, which may ask for decisions, and get its certificate", (*Server).registerService).retriable(),
+		take("registerOperator", "/v1/operators", operator, http.StatusCreated,
+			"Register a person with a role, and get the certificate", (*Server).registerOperator).retriable(),
+	}
+}
+
+func workRoutes() []route {
+	return []route{
+		take("requestGrant", "/v1/grants", orchestrator, http.StatusCreated,
+			"Ask a user for consent; the user goes to consent_url", (*Server).requestGrant).retriable(),
+		give("readGrant", http.MethodGet, "/v1/grants/{id}", orchestrator|staff,
+			"Where a grant stands", (*Server).readGrant).with(func(r *route) { r.own = "orchestrators: their own" }),
+		take("openTask", "/v1/tasks", orchestrator, http.StatusCreated,
+			"Open the task of a grant", (*Server).openTask).retriable(),
+		give("readTask", http.MethodGet, "/v1/tasks/{id}", orchestrator|staff,
+			"Where a task stands", (*Server).readTask).with(func(r *route) { r.own = "orchestrators: their own" }),
+		give("completeTask", http.MethodPost, "/v1/tasks/{id}/complete", orchestrator,
+			"Complete a task, which revokes its agents", (*Server).completeTask).with(func(r *route) { r.own = "their own" }),
+		take("spawnAgent", "/v1/agents", orchestrator, http.StatusCreated,
+			"Spawn an agent and get its certificate", (*Server).spawn).retriable(),
+		take("delegateAgent", "/v1/agents/{id}/delegations", agent, http.StatusCreated,
+			"Spawn a sub-agent of the calling agent", (*Server).delegate).retriable(),
+		give("readAgentChain", http.MethodGet, "/v1/agents/{id}/chain", known,
+			"What an agent's identity stands on", (*Server).agentChain).
+			with(func(r *route) { r.own = "orchestrators: of their own; agents: themselves" }),
+	}
+}
+
+func accessRoutes() []route {
+	authzen := func(r *route) { r.access = true }
+	return []route{
+		take("verify", "/v1/verify", known, http.StatusOK,
+			"Check a certificate chain, each check by itself; nothing is decided or recorded", (*Server).verify),
+		take("evaluate", "/access/v1/evaluation", service|agent, http.StatusOK,
+			"AuthZEN 1.0 access evaluation: may this agent do that?", (*Server).evaluate).with(authzen).
+			with(func(r *route) { r.own = "agents: about themselves" }),
+		give("readAccessConfiguration", http.MethodGet, "/.well-known/authzen-configuration", anyone,
+			"AuthZEN metadata", (*Server).accessConfiguration),
+		take("revoke", "/v1/revocations", orchestrator|operator|officer, http.StatusCreated,
+			"Revoke a certificate, agent, task, grant, user or orchestrator, and all below it", (*Server).revoke).retriable().
+			with(func(r *route) { r.own = "orchestrators: their own agents, tasks and grants" }),
+		give("listRevocations", http.MethodGet, "/v1/revocations", orchestrator|service|staff,
+			"Revocations in the order in which they were made", (*Server).listRevocations).query(limitParam, cursorParam),
+	}
+}
+
+func auditRoutes() []route {
+	return []route{
+		give("searchEntries", http.MethodGet, "/v1/audit/entries", auditor,
+			"Entries of the log, by one term or all", (*Server).searchEntries).query(
+			param{"agent", "UUID"}, param{"task", "UUID"}, param{"grant", "UUID"}, param{"user", "pseudonym as in envelopes"},
+			param{"orchestrator", "name"}, param{"serial", "hex"}, param{"decision", "UUID"}, limitParam, cursorParam),
+		give("readEntry", http.MethodGet, "/v1/audit/entries/{index}", auditor,
+			"One entry with its payload", (*Server).readEntry),
+		bytesOf("readReceipt", http.MethodGet, "/v1/audit/entries/{index}/receipt", known, mediaBinary,
+			"The proof that an entry is in the sealed log", (*Server).readReceipt).
+			query(param{"wait", "sealed: wait until the entry is sealed"}).
+			with(func(r *route) { r.own = "orchestrators, agents, services: entries that name them" }),
+		give("readSeal", http.MethodGet, "/v1/audit/seals/{number}", staff,
+			"One seal with the TPM's statements", (*Server).readSeal),
+		bytesOf("exportBundle", http.MethodGet, "/v1/audit/export", auditor, "application/x-tar",
+			"The evidence bundle, as a tar", (*Server).exportBundle).with(func(r *route) { r.slow = true }),
+		bytesOf("readCheckpoint", http.MethodGet, "/checkpoint", anyone, mediaText,
+			"The signed head of the log (C2SP tlog-checkpoint)", (*Server).checkpoint),
+		bytesOf("readTile", http.MethodGet, "/tile/{path}", anyone, mediaBinary,
+			"A tile of hashes (C2SP tlog-tiles); entry tiles are for auditors", (*Server).tile).
+			with(func(r *route) { r.pattern, r.own = "/tile/*", "entries: auditors only" }),
+	}
+}
+
+func publicRoutes() []route {
+	free := func(r *route) { r.free = true }
+	return []route{
+		bytesOf("consentPage", http.MethodGet, "/consent/{grant_id}", anyone, mediaHTML,
+			"The page on which a user consents", (*Server).consent).with(func(r *route) { r.pattern = "/consent/*" }),
+		bytesOf("consentAnswer", http.MethodPost, "/consent/{grant_id}", anyone, mediaHTML,
+			"The user's answer, a form", (*Server).consent).with(func(r *route) { r.pattern = "/consent/*" }),
+		bytesOf("consentCallback", http.MethodGet, "/v1/grants/callback", anyone, mediaHTML,
+			"Where the identity provider sends the user back to", (*Server).consent),
+		bytesOf("readTrustBundle", http.MethodGet, "/v1/trust-bundle", anyone, mediaJSON,
+			"The roots as a SPIFFE bundle, or as PEM", (*Server).trustBundle).
+			query(param{"format", "jwks (default), pem (roots), issuing-pem (issuing CAs)"}).
+			with(func(r *route) { r.response = reflect.TypeFor[v1.Bundle]() }),
+		bytesOf("readCRL", http.MethodGet, "/crl/{name}.crl", anyone, "application/pkix-crl",
+			"An issuing CA's revocation list, DER", (*Server).crl).with(func(r *route) { r.pattern = "/crl/:file" }),
+		give("live", http.MethodGet, "/livez", anyone, "The process answers", (*Server).live).with(free),
+		bytesOf("ready", http.MethodGet, "/readyz", anyone, mediaJSON, "The appliance can work; staff see why not", (*Server).ready).
+			with(free).with(func(r *route) { r.response = reflect.TypeFor[v1.Ready]() }),
+		bytesOf("readMetrics", http.MethodGet, "/metrics", staff, mediaText, "Prometheus metrics", (*Server).showMetrics),
+		bytesOf("readOpenAPI", http.MethodGet, "/openapi.json", anyone, mediaJSON, "This API as OpenAPI 3.1", (*Server).openAPI),
+		bytesOf("readDocs", http.MethodGet, "/docs", anyone, mediaHTML, "The endpoints and who may call them", (*Server).docs),
+	}
+}

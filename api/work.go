@@ -1,0 +1,83 @@
+package api
+
+import (
+	"encoding/hex"
+
+	v1 "github.com/signet-pki/signet/api/v1"
+	"github.com/signet-pki/signet/delegation"
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+func (s *Server) requestGrant(c *call, q *v1.GrantRequest) (v1.Grant, error) {
+	scope, err := parseScope("scope", q.Scope)
+	if err != nil {
+		return v1.Grant{}, err
+	}
+	g, err := s.cfg.Domain.RequestGrant(c.ctx, c.by, delegation.GrantRequest{
+		Purpose: q.Task, Scope: scope, NotAfter: q.NotAfter, MaxDepth: q.MaxDepth, AgentTypes: q.AgentTypes, Idempotency: c.idem,
+	})
+	if err != nil {
+		return v1.Grant{}, err
+	}
+	return s.grant(g), nil
+}
+
+func (s *Server) readGrant(c *call) (v1.Grant, error) {
+	g, err := s.cfg.Domain.Grant(c.by, c.param("id"))
+	if err != nil {
+		return v1.Grant{}, err
+	}
+	return s.grant(g), nil
+}
+
+func (s *Server) grant(g delegation.Grant) v1.Grant {
+	out := v1.Grant{
+		GrantID: g.ID, TaskID: g.TaskID, Status: string(g.Status), Task: g.Purpose, Scope: g.Scope.Strings(), NotAfter: wireTime(g.NotAfter),
+		MaxDepth: g.MaxDepth, AgentTypes: g.AgentTypes, Orchestrator: g.Orchestrator.String(), AuditReceipt: s.receipt(g.Position),
+	}
+	if g.Status == delegation.GrantPending {
+		out.ConsentURL = s.cfg.PublicURL + "/consent/" + g.ID
+	}
+	if g.Hash != [32]byte{} {
+		out.GrantHash = hex.EncodeToString(g.Hash[:])
+	}
+	return out
+}
+
+func (s *Server) openTask(c *call, q *v1.TaskRequest) (v1.Task, error) {
+	req := delegation.TaskRequest{GrantID: q.GrantID, NotAfter: q.NotAfter, Idempotency: c.idem}
+	if q.Scope != nil {
+		scope, err := parseScope("scope", q.Scope)
+		if err != nil {
+			return v1.Task{}, err
+		}
+		req.Scope = scope
+	}
+	return s.task(s.cfg.Domain.OpenTask(c.ctx, c.by, req))
+}
+
+func (s *Server) readTask(c *call) (v1.Task, error) {
+	return s.task(s.cfg.Domain.Task(c.by, c.param("id")))
+}
+
+func (s *Server) completeTask(c *call) (v1.Task, error) {
+	return s.task(s.cfg.Domain.CompleteTask(c.ctx, c.by, c.param("id")))
+}
+
+func (s *Server) task(t delegation.Task, err error) (v1.Task, error) {
+	if err != nil {
+		return v1.Task{}, err
+	}
+	return v1.Task{
+		TaskID: t.ID, GrantID: t.GrantID, Status: t.Status, Scope: t.Scope.Strings(), NotAfter: wireTime(t.NotAfter), MaxDepth: t.MaxDepth,
+		Orchestrator: t.Orchestrator.String(), AuditReceipt: s.receipt(t.Position),
+	}, nil
+}
+
+func parseScope(field string, tokens []string) (chain.Scope, error) {
+	scope, err := chain.ParseScope(tokens)
+	if err != nil {
+		return nil, invalid(codeBadScope, field, err.Error())
+	}
+	return scope, nil
+}

@@ -1,0 +1,277 @@
+package bundle
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/signet-pki/signet/audit/merkle"
+	"github.com/signet-pki/signet/audit/record"
+)
+
+// chunkResult is what one file of entries amounts to. Slices run over the leaves of the chunk.
+type chunkResult struct {
+	n, start uint64
+	tile     []hash // as the tile says; nil if it cannot be read
+	leaves   []hash // as the entries say, and the tile where there is no entry
+	diverged bool
+	bad      []mismatch
+	times    []time.Time
+	facts    []fact
+	held     uint64
+}
+
+// mismatch is an entry that is not the leaf of its place. Which of both is false shows only in the root.
+type mismatch struct {
+	index  uint64
+	detail string
+}
+
+// fact is what later checks need to know of an entry.
+type fact struct {
+	index  uint64
+	kind   record.Type
+	seal   record.SealBody
+	event  string // device
+	failed uint64 // issue_failed, issue_unknown: the issue entry
+	spki   hash   // issue
+	signed hash   // issue of an agent: its delegator's JWS, if there is one
+	grant  grantFact
+}
+
+// entries goes once through all chunks: a window of them in parallel, then what needs their order.
+func (v *verifier) entries(ctx context.Context) error {
+	total := (v.head.Size + chunk - 1) / chunk
+	if total > uint64(len(v.files.size)) {
+		v.tally.fail(CheckTile, in(dirTile), "the tree has %d leaves, the bundle not nearly as many tiles: entries were not checked", v.head.Size)
+		return nil
+	}
+	v.strays(total)
+	sizes := make([]uint64, 0, len(v.sealed)+1)
+	for _, s := range v.sealed {
+		sizes = append(sizes, min(s.Size, v.head.Size))
+	}
+	v.byTile = newGrowth(append(sizes, v.head.Size), v.files.read)
+	window := uint64(v.opts.Parallel) * 4 //nolint:gosec // G115: small and positive
+	results := make([]*chunkResult, window)
+	for first := uint64(0); first < total; first += window {
+		count := min(window, total-first)
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(v.opts.Parallel)
+		for i := range count {
+			group.Go(func() error {
+				results[i] = v.chunk(first + i)
+				return ctx.Err()
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		for _, r := range results[:count] {
+			v.take(r)
+		}
+		if v.opts.Progress != nil {
+			v.opts.Progress(min((first+count)*chunk, v.head.Size), v.head.Size)
+		}
+	}
+	v.judge()
+	return nil
+}
+
+// strays reports files of entries and tiles that are not of this tree.
+func (v *verifier) strays(total uint64) {
+	for _, dir := range []string{dirEntries, dirPayloads, dirJWS} {
+		for _, n := range v.files.numbered(dir, ".jsonl") {
+			if n >= total {
+				v.tally.fail(CheckEntry, at(n*chunk, dir+dec(n)+".jsonl"), "beyond the sealed tree of %d entries", v.head.Size)
+			}
+		}
+	}
+	for _, path := range v.files.under(dirTile) {
+		level, index, width, err := merkle.ParsePath(path[len(dirLog):])
+		n := v.head.Size >> (merkle.TileHeight * min(level, 7))
+		if err != nil || index > n/chunk || (index < n/chunk && width != chunk) || (index == n/chunk && uint64(width) != n%chunk) { //nolint:gosec // G115: at most 256
+			v.tally.fail(CheckTile, in(path), "not a tile of the sealed tree")
+		}
+	}
+}
+
+// chunk reads and checks one file of entries with its tile and payloads.
+func (v *verifier) chunk(n uint64) *chunkResult {
+	r := &chunkResult{n: n, start: n * chunk}
+	width := int(min(v.head.Size-r.start, chunk))
+	r.tile = v.tile(n, width)
+	r.leaves = make([]hash, width)
+	copy(r.leaves, r.tile)
+	r.diverged = r.tile == nil
+	path := entriesPath(n)
+	if !v.files.has(path) {
+		v.absent(r, width)
+		return r
+	}
+	data, err := v.files.read(path)
+	if err == nil {
+		var list [][]byte
+		if list, err = lines(data, chunk); err == nil {
+			v.align(r, list, width)
+			return r
+		}
+	}
+	v.tally.fail(CheckEntry, at(r.start, path), "%v", err)
+	return r
+}
+
+func (v *verifier) absent(r *chunkResult, width int) {
+	end := r.start + uint64(width) //nolint:gosec // G115: at most 256
+	if r.start >= v.to || end <= v.from {
+		return
+	}
+	v.tally.fail(CheckRange, at(r.start, entriesPath(r.n)), "entries %d to %d are not in the bundle", r.start, end-1)
+}
+
+func (v *verifier) tile(n uint64, width int) []hash {
+	path := tilePath(0, n, width)
+	data, err := v.files.read(path)
+	if err == nil && len(data) != width*merkle.HashSize {
+		err = fmt.Errorf("%d bytes instead of %d", len(data), width*merkle.HashSize)
+	}
+	if err != nil {
+		v.tally.fail(CheckTile, at(n*chunk, path), "%v", err)
+		return nil
+	}
+	leaves := make([]hash, width)
+	for i := range leaves {
+		leaves[i] = hash(data[i*merkle.HashSize:])
+	}
+	return leaves
+}
+
+// align finds each line's place. A line that is not the leaf of its place but one further on means that entries were taken out.
+func (v *verifier) align(r *chunkResult, list [][]byte, width int) {
+	r.times = make([]time.Time, width)
+	payloads := v.payloads(r)
+	place := 0
+	for _, line := range list {
+		leaf := record.LeafHash(line)
+		if r.tile != nil && place < width && r.tile[place] != leaf {
+			if skip := ahead(r.tile[place:], leaf); skip > 0 {
+				v.removed(r, place, place+skip)
+				place += skip
+			}
+		}
+		index := r.start + uint64(place)
+		if place >= width {
+			v.tally.fail(CheckEntry, at(index, entriesPath(r.n)), "a line more than the tree has leaves")
+			return
+		}
+		if r.tile != nil && r.tile[place] != leaf {
+			r.diverged = true
+			r.bad = append(r.bad, mismatch{index: index, detail: "not the leaf that the tree holds"})
+		}
+		r.leaves[place] = leaf
+		v.entry(r, index, line, payloads)
+		place++
+	}
+	v.removed(r, place, width)
+	for index := range payloads {
+		v.tally.fail(CheckPayload, at(index, payloadsPath(r.n)), "a payload that no entry commits to")
+	}
+}
+
+func ahead(tile []hash, leaf hash) int {
+	for i := range tile {
+		if tile[i] == leaf {
+			return i
+		}
+	}
+	return 0
+}
+
+func (v *verifier) removed(r *chunkResult, from, to int) {
+	for i := from; i < to; i++ {
+		v.tally.fail(CheckEntry, at(r.start+uint64(i), entriesPath(r.n)), "missing: the tree holds an entry here") //nolint:gosec // G115: at most 256
+	}
+}
+
+// entry checks one line by itself.
+func (v *verifier) entry(r *chunkResult, index uint64, line []byte, payloads map[uint64]payloadLine) {
+	env, err := record.Check(line)
+	if err != nil {
+		v.tally.fail(CheckEntry, at(index, entriesPath(r.n)), "%v", err)
+		return
+	}
+	r.held++
+	r.times[index-r.start] = env.Time
+	v.payload(r, index, env.PayloadHash, payloads)
+	f, err := factOf(env)
+	if err != nil {
+		v.tally.fail(CheckEntry, at(index, entriesPath(r.n)), "%v", err)
+		return
+	}
+	if f.kind != "" {
+		f.index = index
+		r.facts = append(r.facts, f)
+	}
+}
+
+// factOf decodes the bodies that other checks build on. The zero fact means that none does.
+func factOf(env record.Envelope) (f fact, err error) {
+	f.kind = env.Type
+	switch env.Type {
+	case record.TypeSeal:
+		f.seal, err = record.DecodeBody[record.SealBody](env)
+	case record.TypeDevice:
+		var body record.DeviceBody
+		body, err = record.DecodeBody[record.DeviceBody](env)
+		f.event = body.Event
+	case record.TypeIssueFailed, record.TypeIssueUnknown:
+		var body record.FailBody
+		body, err = record.DecodeBody[record.FailBody](env)
+		f.failed = body.Index
+	case record.TypeIssue:
+		var body record.IssueBody
+		if body, err = record.DecodeBody[record.IssueBody](env); err == nil {
+			f.spki, err = parseHash(body.SPKIHash)
+			if n := len(body.Hops); n > 0 && body.Hops[n-1].Confirmation != "" {
+				f.signed, err = parseHash(body.Hops[n-1].Confirmation)
+			}
+		}
+	case record.TypeGrant:
+		f.grant, err = grantOf(env)
+	case record.TypeCeremony:
+	default:
+		return fact{}, nil
+	}
+	return f, err
+}
+
+// take does what needs the chunks in order.
+func (v *verifier) take(r *chunkResult) {
+	v.held += r.held
+	tile := r.tile
+	if tile == nil {
+		tile = r.leaves
+	}
+	if r.diverged && v.byEntry == nil {
+		v.byEntry = v.byTile.clone()
+	}
+	if v.byEntry != nil {
+		v.byEntry.append(r.leaves)
+	}
+	v.byTile.append(tile)
+	if room := MaxFindings - len(v.bad); room > 0 {
+		v.bad = append(v.bad, r.bad[:min(room, len(r.bad))]...)
+	}
+	v.badTotal += uint64(len(r.bad))
+	v.tally.pass(CheckEntry, r.held)
+	for i, when := range r.times {
+		if !when.IsZero() {
+			v.time(r.start+uint64(i), when, entriesPath(r.n))
+		}
+	}
+	for i := range r.facts {
+		v.note(&r.facts[i])
+	}
+}

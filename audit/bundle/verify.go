@@ -1,0 +1,281 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/signet-pki/signet/audit/checkpoint"
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+// Options says what to verify against. The zero Options takes the anchors from the bundle itself and expects the whole log.
+type Options struct {
+	Trust    *Trust                   // nil: self-asserted anchors
+	Range    *Range                   // nil: every entry of the sealed tree must be there
+	Parallel int                      // files at a time; below 1, the number of processors. Each holds one file in memory
+	Progress func(done, total uint64) // entries; nil: none. Called from one goroutine
+}
+
+// Range is the part of the log that the auditor asked for, from From up to but not including To; it counts in whole files of 256
+// entries.
+type Range struct{ From, To uint64 }
+
+// Verify checks a whole bundle and reports every failure that it finds; nothing in the bundle makes it panic or read without bound.
+// Memory grows with the number of files, grants and certificates, not with entries. The error is for what is no verdict: the
+// context ended, or there is no bundle ([ErrUnreadable]). fsys must be safe for concurrent use.
+//
+// Links are refused where fsys shows them. Over a directory, use [os.Root.FS], which also keeps paths inside.
+func Verify(ctx context.Context, fsys fs.FS, o Options) (Report, error) {
+	if o.Parallel < 1 {
+		o.Parallel = runtime.GOMAXPROCS(0)
+	}
+	v := &verifier{opts: o, tally: newTally()}
+	if err := v.run(ctx, fsys); err != nil {
+		return Report{}, err
+	}
+	kind := SelfAsserted
+	if o.Trust != nil {
+		kind = Anchored
+	}
+	report := v.tally.report(kind)
+	report.Origin, report.Entries, report.Seals = v.anchors.origin, v.held, uint64(len(v.sealed))
+	if v.head != nil {
+		report.Size = v.head.Size
+	}
+	return report, nil
+}
+
+// verifier is one run.
+type verifier struct {
+	opts     Options
+	tally    *tally
+	files    *files
+	pins     *pins // leaf 0; nil if unreadable
+	anchors  anchors
+	trust    *chain.Trust           // for certificates; nil if there is none
+	head     *checkpoint.Checkpoint // nil if unreadable
+	from, to uint64                 // entries that must be there
+	sealed   []sealInfo             // by number
+	jumps    []jump
+
+	byTile, byEntry *growth // byEntry is nil while tiles and entries agree
+	bad             []mismatch
+	badTotal        uint64
+	held            uint64
+	latest          time.Time
+
+	issues  []uint64            // issue entries, ascending
+	failed  map[uint64]bool     // issue entries whose signature failed or is unknown
+	keys    map[hash]uint64     // the first issue entry of a key
+	signed  map[hash]uint64     // the issue entry of a delegation, by its hash
+	devices map[string][]uint64 // device entries by event, ascending
+	grants  map[string]*grantFact
+	notes   []sealNote
+	cache   cache
+}
+
+// sealNote is an entry that records a seal.
+type sealNote struct {
+	index uint64
+	record.SealBody
+}
+
+func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
+	if v.files, err = scan(ctx, fsys, v.tally); err != nil {
+		return err
+	}
+	v.failed, v.keys, v.signed = map[uint64]bool{}, map[hash]uint64{}, map[hash]uint64{}
+	v.devices, v.grants = map[string][]uint64{}, map[string]*grantFact{}
+	if err := v.files.manifest(ctx, v.tally, v.opts.Parallel); err != nil {
+		return err
+	}
+	v.ceremony()
+	v.certificates()
+	v.checkpoint()
+	if err := v.seals(ctx); err != nil {
+		return err
+	}
+	if v.head == nil {
+		return nil
+	}
+	if err := v.entries(ctx); err != nil {
+		return err
+	}
+	v.explain()
+	v.recorded()
+	v.evidence()
+	v.policies()
+	return v.issued(ctx)
+}
+
+// ceremony reads leaf 0, which every bundle holds, and settles the anchors.
+func (v *verifier) ceremony() {
+	data, err := v.files.read(entriesPath(0))
+	if err == nil {
+		line, _, found := bytes.Cut(data, []byte{'\n'})
+		if !found {
+			line = nil
+		}
+		v.pins, err = parsePins(line)
+	}
+	v.tally.check(CheckCeremony, at(0, entriesPath(0)), err)
+	v.anchors = anchorsFrom(v.pins, v.opts.Trust, v.tally)
+}
+
+// checkpoint opens the signed head. An unsigned one is still used, as a claim, to find what else is wrong.
+func (v *verifier) checkpoint() {
+	signed, err := v.files.read(pathCheckpoint)
+	var head checkpoint.Checkpoint
+	if err == nil {
+		if head, err = v.anchors.open(signed); err == nil {
+			v.head = &head
+		} else if body, _, found := bytes.Cut(signed, []byte("\n\n")); found {
+			if head, err := checkpoint.ParseBody(append(bytes.Clone(body), '\n')); err == nil {
+				v.head = &head
+			}
+		}
+	}
+	v.tally.check(CheckCheckpoint, in(pathCheckpoint), err)
+	if v.head == nil {
+		return
+	}
+	if v.head.Size == 0 || v.head.Size > maxTreeSize {
+		v.tally.fail(CheckCheckpoint, in(pathCheckpoint), "size %d", v.head.Size)
+		v.head = nil
+		return
+	}
+	v.from, v.to = 0, v.head.Size
+	if r := v.opts.Range; r != nil {
+		if r.From >= r.To || r.To > v.head.Size {
+			v.tally.fail(CheckRange, in(pathCheckpoint), "[%d, %d) was asked for; the sealed tree has %d entries", r.From, r.To, v.head.Size)
+			return
+		}
+		v.from, v.to = widen(r.From, r.To, v.head.Size)
+	}
+	v.tally.pass(CheckRange, 1)
+}
+
+func (a *anchors) open(signed []byte) (checkpoint.Checkpoint, error) {
+	if a.audit == nil {
+		return checkpoint.Checkpoint{}, errors.New("no audit key to verify with")
+	}
+	verifier, err := checkpoint.NewVerifier(a.origin, a.audit)
+	if err != nil {
+		return checkpoint.Checkpoint{}, err
+	}
+	head, err := checkpoint.Open(signed, verifier)
+	if err == nil && head.Origin != a.origin {
+		err = fmt.Errorf("it is of another log, %q", head.Origin)
+	}
+	return head, err
+}
+
+// note keeps what later checks need to know of an entry.
+func (v *verifier) note(f *fact) {
+	switch f.kind { //nolint:exhaustive // factOf yields no other
+	case record.TypeCeremony:
+		if f.index != 0 {
+			v.tally.fail(CheckCeremony, at(f.index, entriesPath(f.index/chunk)), "a second ceremony in one log")
+		}
+	case record.TypeSeal:
+		v.notes = append(v.notes, sealNote{index: f.index, SealBody: f.seal})
+	case record.TypeDevice:
+		v.devices[f.event] = append(v.devices[f.event], f.index)
+	case record.TypeIssueFailed, record.TypeIssueUnknown:
+		v.failed[f.failed] = true
+	case record.TypeIssue:
+		v.issues = append(v.issues, f.index)
+		if _, known := v.keys[f.spki]; !known {
+			v.keys[f.spki] = f.index
+		}
+		if f.signed != (hash{}) {
+			v.signed[f.signed] = f.index
+		}
+	case record.TypeGrant:
+		v.noteGrant(f)
+	}
+}
+
+// Events of device entries that explain a jump of the counter.
+const (
+	eventGap   = record.EventCounterGap
+	eventReset = record.EventTPMReset
+)
+
+// explain looks for the device entry between the two seals of each jump. It must have been covered by the seal after the jump.
+func (v *verifier) explain() {
+	for _, j := range v.jumps {
+		where := at(j.seal, sealPath(j.seal, ".txt"))
+		i, _ := slices.BinarySearch(v.devices[j.event], j.from)
+		if i < len(v.devices[j.event]) && v.devices[j.event][i] < j.to {
+			v.tally.unsure(CheckBoot, where, "%s: completeness unproven since the seal before; recorded by entry %d", j.detail, v.devices[j.event][i])
+			continue
+		}
+		if j.from < v.from || j.to > v.to {
+			v.tally.unsure(CheckBoot, where, "%s: the entries around it are not part of the range", j.detail)
+			continue
+		}
+		v.tally.fail(CheckBoot, where, "%s: no %s entry among %d to %d records it", j.detail, j.event, j.from, j.to)
+	}
+	if len(v.sealed) > 0 {
+		v.tally.pass(CheckBoot, 1)
+	}
+}
+
+// recorded compares the entries that record seals with the seals.
+func (v *verifier) recorded() {
+	for _, n := range v.notes {
+		where := at(n.index, entriesPath(n.index/chunk))
+		i, found := slices.BinarySearchFunc(v.sealed, n.Number, func(s sealInfo, n uint64) int {
+			switch {
+			case s.Number < n:
+				return -1
+			case s.Number > n:
+				return 1
+			}
+			return 0
+		})
+		switch {
+		case !found && v.opts.Range != nil && (len(v.sealed) == 0 || n.Number < v.sealed[0].Number):
+		case !found:
+			v.tally.fail(CheckSealEntry, where, "records seal %d, which is not in the bundle", n.Number)
+		case n.Digest != hexOf(v.sealed[i].digest) || n.Size != v.sealed[i].Size:
+			v.tally.fail(CheckSealEntry, where, "seal %d is not the one recorded here", n.Number)
+		case n.index < n.Size:
+			v.tally.fail(CheckSealEntry, where, "seal %d covers the entry that records it", n.Number)
+		default:
+			v.tally.pass(CheckSealEntry, 1)
+		}
+	}
+}
+
+// policies checks that each policy bundle has the digest that entries cite.
+func (v *verifier) policies() {
+	for _, path := range v.files.under(dirPolicy) {
+		sum, err := v.files.hash(path)
+		if err == nil && policyPath(hexOf(sum)) != path {
+			err = errors.New("its SHA-256 is not its name")
+		}
+		v.tally.check(CheckPolicy, in(path), err)
+	}
+}
+
+func parseHash(text string) (h hash, err error) {
+	if !isHash(text) {
+		return h, errors.New("not a SHA-256 in lower-case hexadecimal")
+	}
+	raw, err := hex.DecodeString(text)
+	if err != nil {
+		return h, err
+	}
+	return [sha256.Size]byte(raw), nil
+}

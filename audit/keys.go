@@ -1,0 +1,131 @@
+package audit
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/signet-pki/signet/audit/checkpoint"
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/store"
+)
+
+// The keys in the store. Numbers are big-endian, so that order of keys is order of numbers. docs/formats/log.md has the
+// values.
+const (
+	prefixEntry   = "e/"         // e/<index>: the envelope
+	prefixPayload = "p/"         // p/<index>: salt, payload
+	prefixTerm    = "i/"         // i/<16 bytes of HMAC-SHA256(IndexKey, kind 0x00 id)><index>: empty
+	prefixTile    = "t/"         // t/<level, one byte><index>: a complete tile
+	prefixState   = "s/"         // s/<key>: expiry in Unix milliseconds (0 = never), value
+	prefixSeal    = "q/"         // q/<number>: checkpoint.Sealed as JSON
+	keyHead       = "m/head"     // checkpoint body and commit time
+	keyPending    = "m/pending"  // text of the seal in flight
+	keyLastSeal   = "m/lastseal" // its number, JSON
+	keyAnchor     = "m/anchor"   // where the TPM is expected: Anchor as JSON
+)
+
+const (
+	termSize   = 16
+	expirySize = 8
+)
+
+func numbered(prefix string, n uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte(prefix), n)
+}
+
+func tileKey(level int, index uint64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte(prefixTile), byte(level)), index) //nolint:gosec // G115: levels end at 7
+}
+
+func stateKey(key string) []byte { return append([]byte(prefixState), key...) }
+
+// termPrefix hides the ids in the index: they are keyed, so the store alone does not tell whether it knows an id.
+func termPrefix(key []byte, t record.Term) []byte {
+	m := hmac.New(sha256.New, key)
+	m.Write([]byte(t.Kind))
+	m.Write([]byte{0})
+	m.Write([]byte(t.ID))
+	return append([]byte(prefixTerm), m.Sum(nil)[:termSize]...)
+}
+
+// head is the newest head in the store: the unsigned checkpoint and when it was committed.
+type head struct {
+	checkpoint checkpoint.Checkpoint
+	at         time.Time
+}
+
+func (h head) marshal() []byte {
+	return fmt.Appendf(h.checkpoint.Body(), "%d\n", h.at.UnixMilli())
+}
+
+func parseHead(b []byte) (head, error) {
+	const lines = 3
+	end := 0
+	for n := 0; end < len(b) && n < lines; end++ {
+		if b[end] == '\n' {
+			n++
+		}
+	}
+	c, err := checkpoint.ParseBody(b[:end])
+	if err != nil {
+		return head{}, fmt.Errorf("audit: stored head: %w", err)
+	}
+	var ms int64
+	if n, err := fmt.Sscanf(string(b[end:]), "%d\n", &ms); err != nil || n != 1 {
+		return head{}, errors.New("audit: stored head has no time")
+	}
+	return head{checkpoint: c, at: time.UnixMilli(ms).UTC()}, nil
+}
+
+func encodeState(value []byte, expires time.Time) []byte {
+	var at uint64
+	if !expires.IsZero() {
+		at = uint64(max(expires.UnixMilli(), 1))
+	}
+	return append(binary.BigEndian.AppendUint64(make([]byte, 0, expirySize+len(value)), at), value...)
+}
+
+// decodeState gives the value unless it has expired by now. The store's own expiry is coarser and on the wall clock.
+func decodeState(b []byte, now time.Time) (value []byte, ok bool) {
+	if len(b) < expirySize {
+		return nil, false
+	}
+	at := binary.BigEndian.Uint64(b)
+	if at != 0 && now.UnixMilli() >= int64(at) { //nolint:gosec // G115: written by encodeState
+		return nil, false
+	}
+	return b[expirySize:], true
+}
+
+// getState reads a key of domain state within a transaction.
+func getState(t *store.Txn, key string, now time.Time) (value []byte, ok bool, err error) {
+	b, err := t.Get(stateKey(key))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	value, ok = decodeState(b, now)
+	return value, ok, nil
+}
+
+// getJSON reads one of the log's own values; ok is false when there is none.
+func getJSON[T any](t *store.Txn, key []byte) (v T, ok bool, err error) {
+	b, err := t.Get(key)
+	if errors.Is(err, store.ErrNotFound) {
+		return v, false, nil
+	}
+	if err != nil {
+		return v, false, err
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return v, false, fmt.Errorf("audit: stored value %q: %w", key[:2], err)
+	}
+	return v, true, nil
+}

@@ -1,0 +1,157 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	v1 "github.com/signet-pki/signet/api/v1"
+)
+
+// RegisterOrchestrator makes an orchestrator known; an operator's act. The join token is in the answer, once.
+func (c *Client) RegisterOrchestrator(ctx context.Context, q v1.OrchestratorRegistration, o ...Option) (v1.OrchestratorRegistered, error) {
+	return post[v1.OrchestratorRegistered](ctx, c, "/v1/orchestrators", q, o)
+}
+
+// RegisterService makes a service known and gives its certificate; an operator's act.
+func (c *Client) RegisterService(ctx context.Context, q v1.ServiceRegistration, o ...Option) (v1.Certificate, error) {
+	return post[v1.Certificate](ctx, c, "/v1/services", q, o)
+}
+
+// RegisterOperator makes a person known and gives the certificate; an operator's act.
+func (c *Client) RegisterOperator(ctx context.Context, q v1.OperatorRegistration, o ...Option) (v1.Certificate, error) {
+	return post[v1.Certificate](ctx, c, "/v1/operators", q, o)
+}
+
+// Attest gives a registered orchestrator its certificate.
+func (c *Client) Attest(ctx context.Context, name string, a v1.Attestation, o ...Option) (v1.Certificate, error) {
+	return post[v1.Certificate](ctx, c, "/v1/orchestrators/"+url.PathEscape(name)+"/certificate", a, o)
+}
+
+// RequestGrant asks for a user's consent, which happens at the answer's ConsentURL.
+func (c *Client) RequestGrant(ctx context.Context, q v1.GrantRequest, o ...Option) (v1.Grant, error) {
+	return post[v1.Grant](ctx, c, "/v1/grants", q, o)
+}
+
+// Grant tells where a grant stands.
+func (c *Client) Grant(ctx context.Context, id string) (v1.Grant, error) {
+	return get[v1.Grant](ctx, c, "/v1/grants/"+url.PathEscape(id))
+}
+
+// OpenTask opens the task of a grant.
+func (c *Client) OpenTask(ctx context.Context, q v1.TaskRequest, o ...Option) (v1.Task, error) {
+	return post[v1.Task](ctx, c, "/v1/tasks", q, o)
+}
+
+// CompleteTask ends a task and with it the agents that work on it.
+func (c *Client) CompleteTask(ctx context.Context, id string, o ...Option) (v1.Task, error) {
+	return post[v1.Task](ctx, c, "/v1/tasks/"+url.PathEscape(id)+"/complete", struct{}{}, o)
+}
+
+// Spawn gives an agent its identity. A retry with the same SpawnID gives the same certificate.
+func (c *Client) Spawn(ctx context.Context, q v1.SpawnRequest, o ...Option) (v1.Spawned, error) {
+	return post[v1.Spawned](ctx, c, "/v1/agents", q, o)
+}
+
+// Delegate gives a sub-agent its identity, asked for by its parent.
+func (c *Client) Delegate(ctx context.Context, parent string, q v1.SpawnRequest, o ...Option) (v1.Spawned, error) {
+	return post[v1.Spawned](ctx, c, "/v1/agents/"+url.PathEscape(parent)+"/delegations", q, o)
+}
+
+// AgentChain shows what an agent's identity stands on.
+func (c *Client) AgentChain(ctx context.Context, id string) (v1.AgentChain, error) {
+	return get[v1.AgentChain](ctx, c, "/v1/agents/"+url.PathEscape(id)+"/chain")
+}
+
+// Verify reports each check of a chain.
+func (c *Client) Verify(ctx context.Context, q v1.VerifyRequest) (v1.VerifyReport, error) {
+	return post[v1.VerifyReport](ctx, c, "/v1/verify", q, nil)
+}
+
+// Evaluate asks for one access decision (AuthZEN 1.0). A denial is no error.
+func (c *Client) Evaluate(ctx context.Context, q v1.EvaluationRequest) (v1.EvaluationResponse, error) {
+	return post[v1.EvaluationResponse](ctx, c, "/access/v1/evaluation", q, nil)
+}
+
+// Revoke ends a thing and all below it.
+func (c *Client) Revoke(ctx context.Context, q v1.RevocationRequest, o ...Option) (v1.Revocation, error) {
+	return post[v1.Revocation](ctx, c, "/v1/revocations", q, o)
+}
+
+// Revocations lists what is revoked, after a cursor.
+func (c *Client) Revocations(ctx context.Context, cursor string) (v1.RevocationPage, error) {
+	return get[v1.RevocationPage](ctx, c, "/v1/revocations?cursor="+url.QueryEscape(cursor))
+}
+
+// Entry gives an entry of the log.
+func (c *Client) Entry(ctx context.Context, index uint64) (v1.Entry, error) {
+	return get[v1.Entry](ctx, c, "/v1/audit/entries/"+strconv.FormatUint(index, 10))
+}
+
+// Entries finds entries: query is like agent=ID or task=ID.
+func (c *Client) Entries(ctx context.Context, query url.Values) (v1.EntryPage, error) {
+	return get[v1.EntryPage](ctx, c, "/v1/audit/entries?"+query.Encode())
+}
+
+// Ready tells how the appliance is; with reasons for staff. A not ready appliance is no error.
+func (c *Client) Ready(ctx context.Context) (v1.Ready, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/readyz", nil)
+	if err != nil {
+		return v1.Ready{}, fmt.Errorf("client: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return v1.Ready{}, fmt.Errorf("client: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	return readReady(resp)
+}
+
+// Receipt gives the receipt of an entry as its file's bytes; sealed waits for the seal.
+func (c *Client) Receipt(ctx context.Context, index uint64, sealed bool) ([]byte, error) {
+	path := "/v1/audit/entries/" + strconv.FormatUint(index, 10) + "/receipt"
+	if sealed {
+		path += "?wait=sealed"
+	}
+	return c.bytes(ctx, path)
+}
+
+// Checkpoint gives the newest signed checkpoint.
+func (c *Client) Checkpoint(ctx context.Context) ([]byte, error) { return c.bytes(ctx, "/checkpoint") }
+
+func (c *Client) bytes(ctx context.Context, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	return c.send(req)
+}
+
+// Export streams the evidence bundle, a tar file, to w.
+func (c *Client) Export(ctx context.Context, w io.Writer) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/v1/audit/export", nil)
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	unbounded := *c.http
+	unbounded.Timeout = 0 // a large log takes its time; ctx bounds it
+	resp, err := unbounded.Do(req)
+	if err != nil {
+		return fmt.Errorf("client: export: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	if resp.StatusCode != http.StatusOK {
+		body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		if err != nil {
+			return fmt.Errorf("client: export: %w", err)
+		}
+		return refusal(req, resp, body)
+	}
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("client: export: %w", err)
+	}
+	return nil
+}

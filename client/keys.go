@@ -1,0 +1,58 @@
+package client
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	v1 "github.com/signet-pki/signet/api/v1"
+)
+
+// CSR makes a certification request for key, PEM. The appliance looks at its key and signature alone.
+func CSR(key crypto.Signer) (string, error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return "", fmt.Errorf("client: make CSR: %w", err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})), nil
+}
+
+// Certificate joins a chain of PEM strings, leaf first, with its key.
+func Certificate(chain []string, key crypto.Signer) (*tls.Certificate, error) {
+	cert := &tls.Certificate{PrivateKey: key}
+	for _, text := range chain {
+		block, _ := pem.Decode([]byte(text))
+		if block == nil {
+			return nil, errors.New("client: certificate chain: not PEM")
+		}
+		cert.Certificate = append(cert.Certificate, block.Bytes)
+	}
+	if len(cert.Certificate) == 0 {
+		return nil, errors.New("client: certificate chain: empty")
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		return nil, fmt.Errorf("client: certificate chain: %w", err)
+	}
+	cert.Leaf = leaf
+	return cert, nil
+}
+
+func readReady(resp *http.Response) (v1.Ready, error) {
+	var out v1.Ready
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return out, fmt.Errorf("client: readyz: %w", err)
+	}
+	if err := json.Unmarshal(body, &out); err != nil {
+		return out, fmt.Errorf("client: readyz: %w", err)
+	}
+	return out, nil
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/signet-pki/signet/audit/bundle"
+)
+
+const (
+	maxTrust   = 64 << 10
+	maxReceipt = 1 << 20
+)
+
+type receiptCommand struct {
+	Trust string `help:"Trust file with the auditor's anchors; without it the receipt's own are taken." type:"path" placeholder:"FILE"`
+	JSON  bool   `help:"Print the report as JSON."`
+	Path  string `arg:"" help:"The receipt." type:"path"`
+}
+
+// Run verifies a receipt.
+func (c *receiptCommand) Run(t terminal) error {
+	trust, err := readTrust(c.Trust)
+	if err != nil {
+		return err
+	}
+	receipt, err := readReceipt(c.Path)
+	if err != nil {
+		return err
+	}
+	return t.report(bundle.VerifyReceipt(receipt, trust), c.JSON)
+}
+
+func readReceipt(path string) (bundle.Receipt, error) {
+	data, err := readFile(path, maxReceipt)
+	if err != nil {
+		return bundle.Receipt{}, err
+	}
+	return bundle.ParseReceipt(data)
+}
+
+type bundleCommand struct {
+	Trust           string `help:"Trust file with the auditor's anchors; without it the bundle's own are taken." type:"path" placeholder:"FILE"`
+	Range           string `help:"Entries that must be there, first and one past the last, when the bundle is a part of the log. Default: all." placeholder:"FROM:TO"`
+	RequireComplete bool   `help:"Findings about completeness make the bundle invalid too."`
+	JSON            bool   `help:"Print the report as JSON."`
+	Path            string `arg:"" help:"The bundle: a directory or a tar archive." type:"path"`
+}
+
+// Run verifies a bundle.
+func (c *bundleCommand) Run(ctx context.Context, t terminal) error {
+	trust, err := readTrust(c.Trust)
+	if err != nil {
+		return err
+	}
+	options := bundle.Options{Trust: trust}
+	if c.Range != "" {
+		if options.Range, err = parseRange(c.Range); err != nil {
+			return err
+		}
+	}
+	files, done, err := openBundle(c.Path)
+	if err != nil {
+		return err
+	}
+	defer done() //nolint:errcheck // read only: nothing is lost
+	report, err := bundle.Verify(ctx, files, options)
+	if err != nil {
+		return err
+	}
+	if c.RequireComplete && report.Completeness != "complete" {
+		report.Valid = false
+	}
+	return t.report(report, c.JSON)
+}
+
+func parseRange(text string) (*bundle.Range, error) {
+	first, last, found := strings.Cut(text, ":")
+	from, err1 := strconv.ParseUint(first, 10, 63)
+	to, err2 := strconv.ParseUint(last, 10, 63)
+	if err := errors.Join(err1, err2); !found || err != nil || from >= to {
+		return nil, fmt.Errorf("--range: %q is not FROM:TO", text)
+	}
+	return &bundle.Range{From: from, To: to}, nil
+}
+
+// openBundle opens a directory, without following links out of it, or a tar archive.
+func openBundle(path string) (files fs.FS, done func() error, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info.IsDir() {
+		root, err := os.OpenRoot(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		return root.FS(), root.Close, nil
+	}
+	archive, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if files, err = bundle.OpenTar(archive, info.Size()); err != nil {
+		return nil, nil, errors.Join(err, archive.Close())
+	}
+	return files, archive.Close, nil
+}
+
+func readTrust(path string) (*bundle.Trust, error) {
+	if path == "" {
+		return nil, nil //nolint:nilnil // no trust file is a valid choice, which the report names
+	}
+	data, err := readFile(path, maxTrust)
+	if err != nil {
+		return nil, err
+	}
+	return bundle.ParseTrust(data)
+}

@@ -1,0 +1,184 @@
+package appliance
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/signet-pki/signet/api"
+	"github.com/signet-pki/signet/audit"
+	"github.com/signet-pki/signet/audit/bundle"
+	"github.com/signet-pki/signet/audit/checkpoint"
+	"github.com/signet-pki/signet/audit/merkle"
+	"github.com/signet-pki/signet/audit/record"
+)
+
+// apiLog is the log as the API wants it.
+type apiLog struct {
+	log     *audit.Log
+	certs   bundle.Certificates
+	beside  attachments
+	anchors bundle.ReceiptAnchors
+
+	verifier  note.Verifier
+	logPolicy []byte
+}
+
+var _ api.Log = (*apiLog)(nil)
+
+// newAPILog reads leaf 0, whose anchors every receipt carries.
+func newAPILog(ctx context.Context, log *audit.Log, certs bundle.Certificates, beside attachments) (*apiLog, error) {
+	first, err := log.Read(ctx, 0)
+	if err != nil {
+		return nil, fmt.Errorf("leaf 0: %w", err)
+	}
+	anchors, err := bundle.AnchorsOf(first.Envelope)
+	if err != nil {
+		return nil, fmt.Errorf("leaf 0: %w", err)
+	}
+	l := &apiLog{log: log, certs: certs, beside: beside, anchors: anchors}
+	return l, l.readKey()
+}
+
+// readKey takes the audit key from leaf 0, for reading our own notes and for the bundle's policy.txt (C2SP tlog-policy).
+func (l *apiLog) readKey() error {
+	pub, err := x509.ParsePKIXPublicKey(l.anchors.AuditKey)
+	if err != nil {
+		return fmt.Errorf("leaf 0: audit key: %w", err)
+	}
+	key, ok := pub.(*ecdsa.PublicKey)
+	if !ok {
+		return errors.New("leaf 0: audit key is not ECDSA")
+	}
+	if l.verifier, err = checkpoint.NewVerifier(l.anchors.Origin, key); err != nil {
+		return err
+	}
+	vkey, err := checkpoint.VerifierKey(l.anchors.Origin, key)
+	l.logPolicy = []byte("log " + vkey + "\nquorum none\n")
+	return err
+}
+
+// found translates the log's word for what is not there.
+func found(err error) error {
+	if errors.Is(err, audit.ErrNotFound) {
+		return fmt.Errorf("%w: %w", api.ErrNotFound, err)
+	}
+	return err
+}
+
+// Entry reads one entry.
+func (l *apiLog) Entry(ctx context.Context, index uint64) (api.Entry, error) {
+	e, err := l.log.Read(ctx, index)
+	return api.Entry{Index: e.Index, Envelope: e.Envelope, Payload: e.Payload, Salt: e.Salt}, found(err)
+}
+
+// Lookup finds entries by an index term.
+func (l *apiLog) Lookup(ctx context.Context, kind, id string, from uint64, limit int) ([]uint64, error) {
+	return l.log.Lookup(ctx, record.Term{Kind: kind, ID: id}, from, limit)
+}
+
+// Receipt proves an entry to the newest sealed checkpoint that covers it, or, unsealed, to the newest signed one.
+func (l *apiLog) Receipt(ctx context.Context, index uint64, waitSealed bool) ([]byte, error) {
+	e, err := l.log.Read(ctx, index)
+	if err != nil {
+		return nil, found(err)
+	}
+	if waitSealed {
+		if _, err := l.log.WaitSealed(ctx, index); err != nil {
+			return nil, err
+		}
+	}
+	proof, sealed, err := l.proving(index)
+	if err != nil {
+		return nil, err
+	}
+	path, err := l.log.Inclusion(ctx, index, proof.size)
+	if err != nil {
+		return nil, found(err)
+	}
+	return bundle.NewReceipt(e, merkle.Proof{Index: index, Path: path, Checkpoint: proof.note}, sealed, l.anchors).Marshal()
+}
+
+// signedHead is a signed checkpoint and its size.
+type signedHead struct {
+	note []byte
+	size uint64
+}
+
+// proving chooses the checkpoint of a receipt: the sealed one, or else the newest signed one.
+func (l *apiLog) proving(index uint64) (signedHead, *checkpoint.Sealed, error) {
+	if s, _, ok := l.log.LastSeal(); ok {
+		seal, err := checkpoint.ParseSeal(s.Text)
+		if err != nil {
+			return signedHead{}, nil, err
+		}
+		if seal.Size > index {
+			return signedHead{s.Checkpoint, seal.Size}, &s, nil
+		}
+	}
+	signed := l.log.SignedCheckpoint()
+	if signed == nil {
+		return signedHead{}, nil, api.ErrNotSealed
+	}
+	head, err := checkpoint.Open(signed, l.verifier)
+	if err != nil {
+		return signedHead{}, nil, err
+	}
+	if head.Size <= index {
+		return signedHead{}, nil, api.ErrNotSealed
+	}
+	return signedHead{signed, head.Size}, nil, nil
+}
+
+// Export writes the evidence bundle of the whole log up to the last seal.
+func (l *apiLog) Export(ctx context.Context, w io.Writer) error {
+	s, _, ok := l.log.LastSeal()
+	if !ok {
+		return api.ErrNotSealed
+	}
+	tar := bundle.NewTar(w)
+	err := bundle.Write(ctx, tar, l.log, bundle.WriteOptions{Head: s, Certificates: l.certs, Attachments: l.beside, LogPolicy: l.logPolicy})
+	if err != nil {
+		return err
+	}
+	return tar.Close()
+}
+
+// Checkpoint is the newest signed one.
+func (l *apiLog) Checkpoint() []byte { return l.log.SignedCheckpoint() }
+
+// Tile gives a tile of hashes.
+func (l *apiLog) Tile(ctx context.Context, level int, index uint64, width int) ([]byte, error) {
+	b, err := l.log.Tile(ctx, level, index, width)
+	return b, found(err)
+}
+
+// EntryTile gives entries as a C2SP entry bundle: each with its length in 16 bits.
+func (l *apiLog) EntryTile(ctx context.Context, index uint64, width int) ([]byte, error) {
+	from := index * 256
+	if to := from + uint64(width); to > l.log.Head().Size { //nolint:gosec // the API bounds the width
+		return nil, api.ErrNotFound
+	}
+	var out []byte
+	err := l.log.Entries(ctx, from, from+uint64(width), func(e record.Stored) error { //nolint:gosec // likewise
+		out = binary.BigEndian.AppendUint16(out, uint16(len(e.Envelope))) //nolint:gosec // record.MaxEnvelope fits
+		out = append(out, e.Envelope...)
+		return nil
+	})
+	return out, found(err)
+}
+
+// Seal gives a seal.
+func (l *apiLog) Seal(ctx context.Context, n uint64) (api.Seal, error) {
+	s, err := l.log.Seal(ctx, n)
+	return api.Seal{
+		Number: s.Number, Text: s.Text, Checkpoint: s.Checkpoint, Quote: s.Quote, QuoteSig: s.QuoteSig, PCRs: s.PCRs,
+		CounterAttest: s.NV, CounterSig: s.NVSig,
+	}, found(err)
+}

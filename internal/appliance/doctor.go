@@ -1,0 +1,121 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	firmwarenotes "github.com/signet-pki/signet/firmware-notes"
+	"github.com/signet-pki/signet/internal/durable"
+)
+
+// ErrUnwell means that a check of the doctor failed; the lines say which.
+var ErrUnwell = errors.New("not everything is in order")
+
+// finding is one line of the doctor: what was looked at, and what is wrong with it and how to mend it.
+type finding struct {
+	what string
+	note string
+	err  error
+}
+
+// Doctor looks at devices and files and prints a line for each, changing nothing. It may run beside the daemon, except
+// that a TPM without a resource manager has one user at a time.
+func Doctor(ctx context.Context, c Config, w io.Writer, log *slog.Logger) error {
+	unwell := false
+	for _, check := range []func(context.Context, *slog.Logger) []finding{c.examineTokens, c.examineTPM, c.examineFiles} {
+		for _, f := range check(ctx, log) {
+			word := "ok  "
+			if f.err != nil {
+				word, f.note, unwell = "FAIL", f.err.Error(), true
+			}
+			if _, err := fmt.Fprintf(w, "%s  %-16s %s\n", word, f.what, f.note); err != nil {
+				return err
+			}
+		}
+	}
+	if unwell {
+		return ErrUnwell
+	}
+	return nil
+}
+
+func (c *Config) examineTokens(ctx context.Context, log *slog.Logger) []finding {
+	var out []finding
+	for _, t := range []struct {
+		what string
+		cfg  Token
+	}{{"token issuing", c.Tokens.Issuing}, {"token audit", c.Tokens.Audit}} {
+		out = append(out, c.examineToken(ctx, t.what, t.cfg, log)...)
+	}
+	return out
+}
+
+func (c *Config) examineToken(ctx context.Context, what string, t Token, log *slog.Logger) []finding {
+	tok, err := c.openToken(ctx, t, log)
+	if err != nil {
+		return []finding{{what: what, err: err}}
+	}
+	defer tok.Close() //nolint:errcheck // looked at only
+	info, err := tok.Info(ctx)
+	if err != nil {
+		return []finding{{what: what, err: err}}
+	}
+	f := finding{what: what, note: fmt.Sprintf("%s %s, firmware %s", info.Manufacturer, info.Model, info.Firmware)}
+	if info.LoginTriesLow {
+		f.err = errors.New("the PIN was entered wrongly before: check who tries")
+	}
+	return append([]finding{f}, advisories(what, info.Manufacturer, info.Firmware)...)
+}
+
+func (c *Config) examineTPM(ctx context.Context, log *slog.Logger) []finding {
+	dev, err := c.openTPM(ctx, log)
+	if err != nil {
+		return []finding{{what: "tpm", err: err}}
+	}
+	defer dev.Close() //nolint:errcheck // looked at only
+	info, err := dev.Info(ctx)
+	if err != nil {
+		return []finding{{what: "tpm", err: err}}
+	}
+	v := info.Firmware
+	firmware := fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xffff, v>>16&0xffff, v&0xffff)
+	out := []finding{
+		{what: "tpm", note: fmt.Sprintf("%s %s, firmware %s", info.Manufacturer, info.Vendor, firmware)},
+		{what: "tpm keys", note: "attestation key and counter are there", err: c.checkTPM(ctx, dev)},
+	}
+	ek, err := dev.EK(ctx)
+	f := finding{what: "tpm identity", err: err, note: "endorsement key with a certificate"}
+	if err == nil && ek.Certificate == nil {
+		f.note = "endorsement key without a certificate: nobody vouches for this TPM"
+	}
+	return append(append(out, f), advisories("tpm", info.Manufacturer, firmware)...)
+}
+
+// advisories lists what is known about a firmware. It is for people to weigh, and fails nothing.
+func advisories(what, vendor, firmware string) []finding {
+	var out []finding
+	for _, a := range firmwarenotes.Match(vendor, firmware) {
+		out = append(out, finding{what: what, note: fmt.Sprintf("advisory %s: %s; %s", a.ID, a.Consequence, a.Advice)})
+	}
+	return out
+}
+
+func (c *Config) examineFiles(context.Context, *slog.Logger) []finding {
+	out := []finding{{what: "certificates", note: c.pkiDir()}}
+	if _, err := c.loadTrust(); err != nil {
+		out[0].err = err
+	}
+	f := finding{what: "index key", note: "only its owner can read it"}
+	if info, err := os.Stat(c.indexKey()); err != nil {
+		f.err = err
+	} else if info.Mode().Perm()&0o077 != 0 {
+		f.err = fmt.Errorf("%s has mode %v: chmod 600", c.indexKey(), info.Mode().Perm())
+	}
+	out = append(out, f)
+	free, err := durable.FreeBytes(c.Dir)
+	return append(out, finding{what: "disk", note: fmt.Sprintf("%d MiB free", free>>20), err: err})
+}

@@ -1,0 +1,49 @@
+package appliance
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"slices"
+
+	"github.com/signet-pki/signet/api"
+	"github.com/signet-pki/signet/policy/opa"
+)
+
+// newServer puts the API in front of the parts.
+func (a *Appliance) newServer(t trust, c *certifier, engine *opa.Engine, o Options) error {
+	certs, err := a.cfg.certificates(t)
+	if err != nil {
+		return err
+	}
+	log, err := newAPILog(context.Background(), a.log, certs, attachments{a.log, a.domain, engine})
+	if err != nil {
+		return err
+	}
+	pages, err := consentHandler(a.provider, a.domain, a.logger)
+	if err != nil {
+		return fmt.Errorf("consent: %w", err)
+	}
+	a.server, err = api.New(api.Config{
+		Domain: a.domain, Log: log, Health: a.health, Consent: pages, Mounts: o.Mounts, PublicURL: a.cfg.PublicURL,
+		Trust: api.Trust{
+			TrustDomain: a.cfg.TrustDomain, Roots: []*x509.Certificate{t.root}, Issuing: slices.Concat(t.agents, t.services),
+			Sequence: 1, CRL: newCRLs(c, a.domain, o.Now).list,
+		},
+		Limits: api.Limits{Concurrency: a.cfg.Limits.Concurrency}, Now: o.Now, Logger: a.logger,
+	})
+	return err
+}
+
+// health is what the monitor found last, in the API's words.
+func (a *Appliance) health(context.Context) []api.Condition {
+	var out []api.Condition
+	for _, c := range a.monitor.conditions() {
+		v := api.Condition{Name: c.name, OK: c.reason == "", Reason: c.reason}
+		if c.warn {
+			v.Severity = api.Warning
+		}
+		out = append(out, v)
+	}
+	return out
+}

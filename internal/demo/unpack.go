@@ -1,0 +1,46 @@
+package demo
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/signet-pki/signet/audit/bundle"
+)
+
+// unpack writes the files of a bundle's tar below dir, which is made. bundle.OpenTar refuses what is no bundle.
+func unpack(tarPath, dir string) error {
+	f, err := os.Open(tarPath) //nolint:gosec // just written
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	files, err := bundle.OpenTar(f, info.Size())
+	if err != nil {
+		return err
+	}
+	out, err := bundle.NewDirectory(dir)
+	if err != nil {
+		return err
+	}
+	err = fs.WalkDir(files, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(files, path)
+		if err != nil {
+			return err
+		}
+		w, err := out.Create(path)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(data)
+		return errors.Join(err, w.Close())
+	})
+	return errors.Join(err, out.Close())
+}

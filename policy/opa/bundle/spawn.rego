@@ -1,0 +1,40 @@
+# May this agent be made? Asked before a certificate is issued, after attenuation was checked.
+package signet.spawn
+
+import data.signet.scope
+
+default allow := false
+
+allow if {
+	consent_accepted
+	role_known
+	scope_permitted
+	ttl_permitted
+}
+
+deny_reasons contains "consent_not_accepted" if not consent_accepted
+
+deny_reasons contains "user_role_unknown" if not role_known
+
+deny_reasons contains "scope_not_permitted" if not scope_permitted
+
+deny_reasons contains "ttl_not_permitted" if not ttl_permitted
+
+consent_accepted if input.consent.type in data.config.consent
+
+role_known if {
+	some role in input.user.roles
+	data.config.roles[role]
+}
+
+# What the user's roles together permit covers what is asked for.
+scope_permitted if {
+	permitted := {s | some role in input.user.roles; some s in data.config.roles[role].scopes}
+	scope.all_covered(permitted, input.request.scope)
+}
+
+# 0: no life of its own was asked for; the appliance's limits apply.
+ttl_permitted if {
+	input.request.ttl_seconds >= 0
+	input.request.ttl_seconds <= data.config.max_ttl_seconds
+}

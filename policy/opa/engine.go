@@ -1,0 +1,215 @@
+// Package opa is the policy engine: Open Policy Agent, embedded, behind package policy's types.
+//
+// A bundle is compiled strictly as Rego v1, with an allow-list of functions that depend on their arguments alone, and
+// becomes active only when its own tests pass. It is asked through data.signet.spawn and data.signet.access: `allow`
+// must be true, and `deny_reasons`, where the bundle has it, a set without members. Everything else denies, each failure
+// with a reason of its own. The package opens no network connection and reads no clock except to stop an evaluation.
+//
+// An Engine never changes and is safe for concurrent use; a new bundle is a new Engine.
+package opa
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/signet-pki/signet/policy"
+)
+
+// Bounds of what a bundle may answer.
+const (
+	maxReasons     = 16
+	maxReason      = 64
+	defaultTimeout = 50 * time.Millisecond
+)
+
+// Options says what to load and how long it may take. The zero value is the default bundle with the defaults.
+type Options struct {
+	Bundle      fs.FS         // nil: Default(); a directory: os.DirFS; an archive: OpenArchive
+	Timeout     time.Duration // of one decision, the wait for a place included; 0: 50 ms
+	Concurrency int           // evaluations at a time; 0: two for each processor
+}
+
+// Engine answers from one bundle.
+type Engine struct {
+	spawn, access rego.PreparedEvalQuery
+	timeout       time.Duration
+	slots         chan struct{}
+	archive       []byte
+	digest        string
+	revision      string
+}
+
+// New reads, compiles and tests a bundle. ctx bounds that work and is not kept.
+func New(ctx context.Context, o Options) (*Engine, error) {
+	o, err := o.complete()
+	if err != nil {
+		return nil, err
+	}
+	files, err := collect(o.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	archive, err := pack(files)
+	if err != nil {
+		return nil, err
+	}
+	l, err := load(ctx, files, archive)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(archive)
+	e := &Engine{
+		timeout: o.Timeout, slots: make(chan struct{}, o.Concurrency),
+		archive: archive, digest: hex.EncodeToString(sum[:]), revision: l.revision,
+	}
+	if e.spawn, err = l.prepare(ctx, policy.PointSpawn); err != nil {
+		return nil, err
+	}
+	if e.access, err = l.prepare(ctx, policy.PointAccess); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+func (o Options) complete() (Options, error) {
+	var err error
+	if o.Bundle == nil {
+		o.Bundle, err = Default()
+	}
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.Concurrency == 0 {
+		o.Concurrency = 2 * runtime.GOMAXPROCS(0)
+	}
+	if o.Timeout < 0 || o.Concurrency < 0 {
+		return o, errors.New("opa: timeout and concurrency must be positive")
+	}
+	return o, err
+}
+
+// Digest is the lower-case hex SHA-256 of Archive.
+func (e *Engine) Digest() string { return e.digest }
+
+// Revision is the bundle's name for itself (.manifest, revision); it may be empty.
+func (e *Engine) Revision() string { return e.revision }
+
+// Archive gives the active bundle as a .tar.gz that is the same for the same files wherever it is made.
+func (e *Engine) Archive() []byte { return slices.Clone(e.archive) }
+
+// Decide answers within the timeout, or denies. It never fails: what goes wrong is a denial with its own reason.
+func (e *Engine) Decide(ctx context.Context, in policy.Input) policy.Decision {
+	if err := in.Check(); err != nil {
+		return e.deny(err, policy.ReasonInput)
+	}
+	cancel := topdown.NewCancel()
+	expired := make(chan struct{})
+	timer := time.AfterFunc(e.timeout, func() { cancel.Cancel(); close(expired) })
+	defer timer.Stop()
+	stop := context.AfterFunc(ctx, cancel.Cancel)
+	defer stop()
+
+	select {
+	case e.slots <- struct{}{}:
+		defer func() { <-e.slots }()
+	case <-expired:
+		return e.deny(errors.New("no place became free in time"), policy.ReasonBusy)
+	case <-ctx.Done():
+		return e.deny(ctx.Err(), policy.ReasonTimeout)
+	}
+	return e.evaluate(ctx, in, cancel)
+}
+
+func (e *Engine) evaluate(ctx context.Context, in policy.Input, cancel topdown.Cancel) policy.Decision {
+	query := e.access
+	if in.Point == policy.PointSpawn {
+		query = e.spawn
+	}
+	rs, err := query.Eval(ctx,
+		rego.EvalParsedInput(toValue(in)),
+		rego.EvalTime(in.Time), // the only time a policy can learn
+		rego.EvalExternalCancel(cancel))
+	switch {
+	case topdown.IsCancel(err), err != nil && cancel.Cancelled():
+		return e.deny(err, policy.ReasonTimeout)
+	case err != nil:
+		return e.deny(err, policy.ReasonError)
+	case len(rs) == 0:
+		return e.deny(nil, policy.ReasonUndefined)
+	case len(rs) > 1:
+		return e.deny(errors.New("more than one answer"), policy.ReasonError)
+	}
+	return e.judge(rs[0].Bindings)
+}
+
+// judge turns bindings into a Decision: only an allow that is the boolean true, with no reason against it, allows.
+func (e *Engine) judge(b rego.Vars) policy.Decision {
+	allow, ok := b["allow"].(*ast.Term)
+	if !ok {
+		return e.deny(nil, policy.ReasonUndefined)
+	}
+	value, ok := allow.Value.(ast.Boolean)
+	if !ok {
+		return e.deny(fmt.Errorf("allow is a %s", ast.ValueName(allow.Value)), policy.ReasonNotBoolean)
+	}
+	reasons, err := reasonsOf(b["reasons"])
+	switch {
+	case err != nil:
+		return e.deny(err, policy.ReasonError)
+	case len(reasons) > 0:
+		return e.deny(nil, reasons...)
+	case !bool(value):
+		return e.deny(nil, policy.ReasonDenied)
+	}
+	return policy.Decision{Allow: true, Digest: e.digest, Revision: e.revision}
+}
+
+// reasonsOf reads deny_reasons: a set of at most 16 words of at most 64 of [a-z0-9_]. Text for people, or data out of
+// the input, does not get into a reason: reasons are shown to callers and counted.
+func reasonsOf(bound any) ([]string, error) {
+	term, ok := bound.(*ast.Term)
+	if !ok {
+		return nil, nil // the bundle has no deny_reasons
+	}
+	set, ok := term.Value.(ast.Set)
+	if !ok {
+		return nil, fmt.Errorf("deny_reasons is a %s, not a set", ast.ValueName(term.Value))
+	}
+	if set.Len() > maxReasons {
+		return nil, fmt.Errorf("deny_reasons has more than %d members", maxReasons)
+	}
+	reasons := make([]string, 0, set.Len())
+	for _, t := range set.Slice() {
+		s, ok := t.Value.(ast.String)
+		if !ok || !word(string(s)) {
+			return nil, errors.New("deny_reasons has a member that is no word of [a-z0-9_]{1,64}")
+		}
+		reasons = append(reasons, string(s))
+	}
+	slices.Sort(reasons)
+	return reasons, nil
+}
+
+func word(s string) bool {
+	for _, c := range []byte(s) {
+		if c != '_' && (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxReason
+}
+
+func (e *Engine) deny(fault error, reasons ...string) policy.Decision {
+	return policy.Decision{Reasons: reasons, Digest: e.digest, Revision: e.revision, Fault: fault}
+}

@@ -1,0 +1,86 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Snapshot makes in the empty directory to, on the same file system, a copy of the closed store in from: tables, which
+// never change, become hard links, and the rest is copied. The copy can be opened for writing, which replays the
+// write-ahead log of a store that was not closed cleanly, without a byte of the original changing.
+func Snapshot(from, to string) error {
+	if err := Guard(from, true); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return fmt.Errorf("store: snapshot: %w", err)
+	}
+	for _, e := range entries {
+		if !e.Type().IsRegular() || e.Name() == "LOCK" {
+			continue
+		}
+		src, dst := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
+		if filepath.Ext(e.Name()) == ".sst" {
+			err = os.Link(src, dst)
+		} else {
+			err = copyFile(src, dst)
+		}
+		if err != nil {
+			return fmt.Errorf("store: snapshot: %w", err)
+		}
+	}
+	return nil
+}
+
+// copyFile leaves holes where the source has zeros: memtable files are mostly unused.
+func copyFile(src, dst string) (err error) {
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return errors.Join(err, in.Close())
+	}
+	return errors.Join(copySparse(out, in), in.Close(), out.Close())
+}
+
+func copySparse(out, in *os.File) error {
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if err := out.Truncate(info.Size()); err != nil {
+		return err
+	}
+	buf := make([]byte, 1<<16)
+	for at := int64(0); ; {
+		n, err := in.ReadAt(buf, at)
+		if !zero(buf[:n]) {
+			if _, werr := out.WriteAt(buf[:n], at); werr != nil {
+				return werr
+			}
+		}
+		at += int64(n)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return &fs.PathError{Op: "read", Path: in.Name(), Err: err}
+		}
+	}
+}
+
+func zero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}

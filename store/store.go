@@ -1,0 +1,255 @@
+// Package store keeps key-value state in Badger, with the settings without which Badger loses or corrupts data silently.
+// It is the only package that opens Badger, and knows no domain types.
+//
+// It refuses to open a directory whose tables lost their MANIFEST (Badger would open empty and delete them, see [Guard])
+// and a second process. A DB is safe for concurrent use; a Txn belongs to its callback alone.
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+var (
+	// ErrNotFound: no such key, or it expired.
+	ErrNotFound = errors.New("store: not found")
+	// ErrManifest: the directory held data and has no MANIFEST. Opening it would destroy what is left.
+	ErrManifest = errors.New("store: MANIFEST is missing where data was")
+	// ErrTooBig: the transaction exceeds MaxTxnBytes or MaxTxnKeys. Nothing was written.
+	ErrTooBig = errors.New("store: transaction too big")
+	// ErrUnknown: the commit failed on its way to disk. It may be durable or not; only reopening tells.
+	ErrUnknown = errors.New("store: outcome of the commit is unknown")
+	// ErrUnclean: opened read-only after a crash; the write-ahead log must be replayed by a writer first.
+	ErrUnclean = errors.New("store: was not closed cleanly")
+)
+
+// Measured settings. Smaller memtables limit a transaction to 1.2 to 2.5 MB.
+const (
+	memTable = 64 << 20
+	vlogFile = 64 << 20
+	// valueThreshold is above the largest value that the log writes (a salted payload of 256 KiB), so that nothing goes to
+	// the value log, whose garbage collection and checks are separate.
+	valueThreshold = 512 << 10
+	blockCache     = 64 << 20
+)
+
+// MaxValue is the largest value of one key, in bytes.
+const MaxValue = valueThreshold - 1
+
+const manifest = badger.ManifestFilename
+
+// Options of Open. The zero value is what the log uses.
+type Options struct {
+	ReadOnly bool
+	Log      *slog.Logger // Badger's warnings and errors; nil drops them
+}
+
+// DB is an open store.
+type DB struct {
+	badger *badger.DB
+}
+
+// Guard refuses with [ErrManifest] a directory that Badger would silently empty: tables or value logs without a MANIFEST,
+// or no MANIFEST at all where the caller knows of data (hadData). Call it before Open.
+func Guard(dir string, hadData bool) error {
+	_, err := os.Stat(filepath.Join(dir, manifest))
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("store: guard: %w", err)
+	}
+	if hadData {
+		return fmt.Errorf("%w: %s", ErrManifest, dir)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("store: guard: %w", err)
+	}
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); ext == ".sst" || ext == ".vlog" || ext == ".mem" {
+			return fmt.Errorf("%w: %s holds %s", ErrManifest, dir, e.Name())
+		}
+	}
+	return nil
+}
+
+// Open opens the store in dir and, unless read-only, creates it where dir is empty or absent.
+func Open(dir string, opt Options) (*DB, error) {
+	if err := Guard(dir, opt.ReadOnly); err != nil {
+		return nil, err
+	}
+	o := badger.DefaultOptions(dir).
+		WithSyncWrites(true).
+		WithChecksumVerificationMode(options.OnTableAndBlockRead).
+		WithVerifyValueChecksum(true).
+		WithMemTableSize(memTable).
+		WithValueThreshold(valueThreshold).
+		WithValueLogFileSize(vlogFile).
+		WithBlockCacheSize(blockCache).
+		WithNumVersionsToKeep(1).
+		WithDetectConflicts(false). // one writer
+		WithMetricsEnabled(false).
+		WithReadOnly(opt.ReadOnly).
+		WithLogger(logger{opt.Log})
+	db, err := badger.Open(o)
+	if errors.Is(err, badger.ErrTruncateNeeded) {
+		return nil, fmt.Errorf("%w: %w", ErrUnclean, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store: open: %w", err)
+	}
+	return &DB{badger: db}, nil
+}
+
+// Close flushes and closes. No transaction may be running.
+func (db *DB) Close() error {
+	if err := db.badger.Close(); err != nil {
+		return fmt.Errorf("store: close: %w", err)
+	}
+	return nil
+}
+
+// MaxTxnBytes and MaxTxnKeys bound one Update, keys, values and their overhead counted; see [TxnCost].
+func (db *DB) MaxTxnBytes() int64 { return db.badger.MaxBatchSize() }
+
+// MaxTxnKeys is the number of keys that one Update may write.
+func (db *DB) MaxTxnKeys() int64 { return db.badger.MaxBatchCount() }
+
+// TxnCost is what one written key counts towards MaxTxnBytes, rounded up.
+func TxnCost(key, value int) int64 { return int64(key + value + 32) }
+
+// View runs fn on a consistent snapshot.
+func (db *DB) View(fn func(*Txn) error) error {
+	return db.badger.View(func(t *badger.Txn) error { return fn(&Txn{t}) })
+}
+
+// Update runs fn and commits what it wrote, at once and synced to disk. An error of fn, or [ErrTooBig], means that nothing
+// was written; [ErrUnknown] that the commit itself failed. Only one goroutine may call Update at a time: conflicts between
+// writers are not detected.
+func (db *DB) Update(fn func(*Txn) error) error {
+	t := db.badger.NewTransaction(true)
+	defer t.Discard()
+	if err := fn(&Txn{t}); err != nil {
+		return err
+	}
+	if err := t.Commit(); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return nil
+}
+
+// Txn reads a snapshot and, within Update, its own writes. Keys and values that are given or returned are the caller's.
+type Txn struct {
+	badger *badger.Txn
+}
+
+// Get returns a copy of the value, or [ErrNotFound].
+func (t *Txn) Get(key []byte) ([]byte, error) {
+	item, err := t.badger.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store: get: %w", err)
+	}
+	v, err := item.ValueCopy(nil)
+	if err != nil {
+		return nil, fmt.Errorf("store: get: %w", err)
+	}
+	return v, nil
+}
+
+// Set writes a key. The slices must not change until the transaction ends.
+func (t *Txn) Set(key, value []byte) error { return t.set(badger.NewEntry(key, value)) }
+
+// SetTTL writes a key that disappears some time after ttl has passed on the wall clock, whole seconds.
+func (t *Txn) SetTTL(key, value []byte, ttl time.Duration) error {
+	return t.set(badger.NewEntry(key, value).WithTTL(ttl))
+}
+
+func (t *Txn) set(e *badger.Entry) error {
+	if len(e.Value) > MaxValue {
+		return fmt.Errorf("%w: value of %d bytes", ErrTooBig, len(e.Value))
+	}
+	return tooBig(t.badger.SetEntry(e))
+}
+
+// Delete removes a key; one that is not there is no error.
+func (t *Txn) Delete(key []byte) error { return tooBig(t.badger.Delete(key)) }
+
+func tooBig(err error) error {
+	if errors.Is(err, badger.ErrTxnTooBig) {
+		return fmt.Errorf("%w: %w", ErrTooBig, err)
+	}
+	if err != nil {
+		return fmt.Errorf("store: write: %w", err)
+	}
+	return nil
+}
+
+// Iterate calls fn for each key with the prefix in ascending order, from the first key ≥ from on (nil: from the start).
+// It stops at the first error of fn and returns it; [Stop] ends it without one.
+func (t *Txn) Iterate(prefix, from []byte, fn func(key, value []byte) error) error {
+	opt := badger.DefaultIteratorOptions
+	opt.Prefix = prefix
+	opt.PrefetchSize = 32
+	it := t.badger.NewIterator(opt)
+	defer it.Close()
+	if bytes.Compare(from, prefix) < 0 {
+		from = prefix
+	}
+	for it.Seek(from); it.ValidForPrefix(prefix); it.Next() {
+		item := it.Item()
+		v, err := item.ValueCopy(nil)
+		if err != nil {
+			return fmt.Errorf("store: iterate: %w", err)
+		}
+		err = fn(item.KeyCopy(nil), v)
+		if errors.Is(err, Stop) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stop is returned by Iterate's callback to end the iteration.
+var Stop error = stop{} //nolint:errname // no error: a signal, like fs.SkipAll
+
+type stop struct{}
+
+func (stop) Error() string { return "store: stop" }
+
+// logger passes on what Badger warns of.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Errorf(format string, args ...any) { l.write(slog.LevelError, format, args) }
+
+func (l logger) Warningf(format string, args ...any) { l.write(slog.LevelWarn, format, args) }
+
+func (logger) Infof(string, ...any) {}
+
+func (logger) Debugf(string, ...any) {}
+
+func (l logger) write(level slog.Level, format string, args []any) {
+	if l.log == nil {
+		return
+	}
+	text := strings.TrimSpace(fmt.Sprintf(format, args...))
+	// Badger's logger has no context to pass on.
+	l.log.LogAttrs(context.Background(), level, "badger", slog.String("text", text))
+}

@@ -1,0 +1,77 @@
+// Package web holds the HTML pages that Signet shows to people, with their templates and style sheet embedded.
+//
+// Pages have no script, no image and no address of another site; the style sheet is inline and named by its hash, so that
+// a Content-Security-Policy can forbid everything else. All text is escaped by html/template. The package answers no
+// request and sets no header: its callers do. Values are safe for concurrent use.
+package web
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"strings"
+	"time"
+)
+
+//go:embed templates/*.html templates/style.css
+var assets embed.FS
+
+// ErrPage is wrapped when a page does not exist.
+var ErrPage = errors.New("no such page")
+
+// Consent renders the pages review, done and error of a consent. Data is a struct (or pointer) with the fields Request
+// {GrantID, Orchestrator, Task, Scope, AgentTypes, NotAfter, MaxDepth}, User {Issuer, Subject}, CSRF, Approved, Code and
+// Message.
+type Consent struct {
+	pages map[string]*template.Template
+	style string
+}
+
+// NewConsent parses the embedded templates.
+func NewConsent() (*Consent, error) {
+	css, err := assets.ReadFile("templates/style.css")
+	if err != nil {
+		return nil, fmt.Errorf("web: %w", err)
+	}
+	sum := sha256.Sum256(css)
+	c := &Consent{
+		pages: map[string]*template.Template{},
+		style: "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'",
+	}
+	functions := template.FuncMap{
+		"style":   func() template.CSS { return template.CSS(css) }, //nolint:gosec // embedded at build time
+		"instant": instant,
+		"join":    func(l []string) string { return strings.Join(l, ", ") },
+	}
+	for _, page := range []string{"review", "done", "error"} {
+		t, err := template.New("layout.html").Funcs(functions).Option("missingkey=error").
+			ParseFS(assets, "templates/layout.html", "templates/"+page+".html")
+		if err != nil {
+			return nil, fmt.Errorf("web: parse %s: %w", page, err)
+		}
+		c.pages[page] = t
+	}
+	return c, nil
+}
+
+// Render writes a whole page. After an error, part of it may have been written.
+func (c *Consent) Render(w io.Writer, page string, data any) error {
+	t, ok := c.pages[page]
+	if !ok {
+		return fmt.Errorf("web: %w: %q", ErrPage, page)
+	}
+	if err := t.Execute(w, data); err != nil {
+		return fmt.Errorf("web: %w", err)
+	}
+	return nil
+}
+
+// StyleSource names the inline style sheet as Content-Security-Policy's style-src does.
+func (c *Consent) StyleSource() string { return c.style }
+
+// instant writes a time as people read it, in UTC and saying so.
+func instant(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04:05 UTC") }
