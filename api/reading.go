@@ -17,6 +17,7 @@ const (
 	defaultPage = 100
 	maxPage     = 1000
 	maxCursor   = math.MaxInt32
+	pageBytes   = 2 << 20 // of envelopes, after which a page ends early
 )
 
 // page reads cursor and limit.
@@ -85,8 +86,9 @@ func (s *Server) searchEntries(c *call) (v1.EntryPage, error) {
 		return none, err
 	}
 	out := v1.EntryPage{Entries: make([]v1.Entry, 0, min(len(indexes), limit))}
+	size := 0
 	for i, n := range indexes {
-		if i == limit {
+		if i == limit || size > pageBytes {
 			out.NextCursor = strconv.FormatUint(n, 10)
 			break
 		}
@@ -97,6 +99,7 @@ func (s *Server) searchEntries(c *call) (v1.EntryPage, error) {
 		if err != nil {
 			return none, err
 		}
+		size += len(e.Envelope)
 		out.Entries = append(out.Entries, wireEntry(e, false))
 	}
 	return out, nil

@@ -32,7 +32,8 @@ func (c *call) parameters() error {
 		if !c.route.knows(name) {
 			return invalid(codeUnknownParameter, shown([]byte(name)), "this parameter is not known here")
 		}
-		if len(values) != 1 || values[0] == "" {
+		// An empty cursor is the beginning; any other empty value is a script's unset variable.
+		if len(values) != 1 || values[0] == "" && name != cursorParam.name {
 			return invalid(codeBadParameter, name, "exactly one value")
 		}
 	}

@@ -154,7 +154,7 @@ func (s *Service) agentOrder(by Caller, q SpawnRequest, l lineage, child chain.D
 func (s *Service) agentMutations(by Caller, q SpawnRequest, l lineage, child chain.Delegation, ext []byte, p Prepared) ([]record.Mutation, error) {
 	fp := q.fingerprint(by)
 	hop := child.Hops[len(child.Hops)-1]
-	_, notAfter := p.Validity()
+	notAfter := p.Facts().NotAfter
 	value, err := encode(agentState{
 		SPIFFEID: hop.ID, TaskID: q.TaskID, Request: fp[:], TBS: p.TBS(), Delegation: ext, NotAfter: notAfter,
 		Delegations: append(slices.Clone(l.delegations), q.Confirmation),

@@ -11,7 +11,7 @@ import (
 
 // FirstOperator is the entry by which a ceremony makes the first operator known: the certificate that it issued, and
 // the registration. Every later identity is registered by an operator.
-func FirstOperator(cert *x509.Certificate, now time.Time) (record.Entry, error) {
+func FirstOperator(cert, issuer *x509.Certificate, now time.Time) (record.Entry, error) {
 	if len(cert.URIs) != 1 {
 		return record.Entry{}, refuse(Invalid, "bad_certificate", "operator", "not exactly one URI name")
 	}
@@ -21,7 +21,7 @@ func FirstOperator(cert *x509.Certificate, now time.Time) (record.Entry, error) 
 	}
 	body, err := json.Marshal(record.IssueBody{
 		Kind: id.Kind().String(), SPIFFEID: id.String(), Serial: chain.Serial(cert), TBSHash: hexOf(tbsHash(cert)),
-		SPKIHash: hexOf(chain.SPKIHash(cert)), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Role: string(RoleOperator),
+		SPKIHash: hexOf(chain.SPKIHash(cert)), IssuerSPKIHash: hexOf(chain.SPKIHash(issuer)), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Role: string(RoleOperator),
 	})
 	if err != nil {
 		return record.Entry{}, internal("encode entry", err)
@@ -35,6 +35,6 @@ func FirstOperator(cert *x509.Certificate, now time.Time) (record.Entry, error) 
 		return record.Entry{}, internal("make entry", err)
 	}
 	e.Terms = []record.Term{{Kind: "serial", ID: chain.Serial(cert)}}
-	e.Mutations = []record.Mutation{create(identityKey(chain.Operator, id.Name()), state, time.Time{}, errRegistered())}
+	e.Mutations = []record.Mutation{{Key: keyCert + hexOf(tbsHash(cert)), Value: cert.Raw}, create(identityKey(chain.Operator, id.Name()), state, time.Time{}, errRegistered())}
 	return e, nil
 }

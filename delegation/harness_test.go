@@ -177,7 +177,9 @@ type prepared struct {
 	issuer *ca.Issuer
 }
 
-func (p prepared) Validity() (time.Time, time.Time) { return p.NotBefore(), p.NotAfter() }
+func (p prepared) Facts() delegation.Facts {
+	return delegation.Facts{Serial: p.Serial(), NotBefore: p.NotBefore(), NotAfter: p.NotAfter(), IssuerSPKIHash: chain.SPKIHash(p.issuer.Certificate())}
+}
 
 func (c *certifier) Prepare(t delegation.Template) (delegation.Prepared, error) {
 	if t.ID.Kind() == chain.Agent {
@@ -263,7 +265,7 @@ func newRig(t *testing.T) *rig {
 	r.certifier = &certifier{now: r.now}
 	r.certifier.agents = r.issuer(result.AgentCAs[0], keys, result.Root.Leaf, lint.Agent)
 	r.certifier.services = r.issuer(result.ServiceCAs[0], keys, result.Root.Leaf, lint.Service)
-	first, err := delegation.FirstOperator(result.Operator.Leaf, r.clock)
+	first, err := delegation.FirstOperator(result.Operator.Leaf, result.ServiceCAs[0].Leaf, r.clock)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,17 +41,18 @@ func (s *Service) issueDraft(o order, p Prepared) (draft, error) {
 	o.env.Type = record.TypeIssue
 	o.body.SPIFFEID = o.template.ID.String()
 	o.body.Kind = o.template.ID.Kind().String()
-	o.body.Serial, o.body.TBSHash = p.Serial(), hexOf(p.Hash())
+	f := p.Facts()
+	o.body.Serial, o.body.TBSHash, o.body.IssuerSPKIHash = f.Serial, hexOf(p.Hash()), hexOf(f.IssuerSPKIHash)
 	o.body.SPKIHash = hexOf(spkiHash(o.template.SPKI))
-	o.body.NotBefore, o.body.NotAfter = p.Validity()
+	o.body.NotBefore, o.body.NotAfter = f.NotBefore, f.NotAfter
 	m, err := o.mutations(p)
 	if err != nil {
 		return draft{}, err
 	}
-	m = append(m, record.Mutation{Key: keyOpen + hexOf(p.Hash()), Value: []byte(p.Serial())})
+	m = append(m, record.Mutation{Key: keyOpen + hexOf(p.Hash()), Value: []byte(f.Serial)})
 	return draft{
 		env: o.env, body: o.body, payload: o.payload, mutations: m,
-		terms: append(termsOf(o.env), record.Term{Kind: "serial", ID: p.Serial()}),
+		terms: append(termsOf(o.env), record.Term{Kind: "serial", ID: f.Serial}),
 	}, nil
 }
 
@@ -63,8 +64,7 @@ func (s *Service) sign(ctx context.Context, o order, p Prepared, pos Position) (
 		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", AuditIndex: &pos.Index, Err: err}
 	}
 	s.keep(ctx, p.Hash(), der[0])
-	_, notAfter := p.Validity()
-	return Issued{ID: o.template.ID, Chain: der, NotAfter: notAfter, Position: pos}, nil
+	return Issued{ID: o.template.ID, Chain: der, NotAfter: p.Facts().NotAfter, Position: pos}, nil
 }
 
 func (s *Service) signFailed(ctx context.Context, o order, p Prepared, index uint64) {
@@ -74,11 +74,11 @@ func (s *Service) signFailed(ctx context.Context, o order, p Prepared, index uin
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	_, err := s.append(ctx, draft{
-		env: env, body: record.FailBody{Index: index, Serial: p.Serial(), TBSHash: hexOf(p.Hash())}, terms: termsOf(env),
+		env: env, body: record.FailBody{Index: index, Serial: p.Facts().Serial, TBSHash: hexOf(p.Hash())}, terms: termsOf(env),
 		mutations: []record.Mutation{{Key: keyOpen + hexOf(p.Hash()), Delete: true}},
 	})
 	if err != nil {
-		s.cfg.Logger.Error("a failed signature was not recorded", slog.String("serial", p.Serial()), slog.Any("error", err))
+		s.cfg.Logger.Error("a failed signature was not recorded", slog.String("serial", p.Facts().Serial), slog.Any("error", err))
 	}
 }
 
@@ -93,8 +93,7 @@ func (s *Service) signAgain(ctx context.Context, id chain.ID, tbs []byte) (Issue
 		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", Err: err}
 	}
 	s.keep(ctx, p.Hash(), der[0])
-	_, notAfter := p.Validity()
-	return Issued{ID: id, Chain: der, NotAfter: notAfter}, nil
+	return Issued{ID: id, Chain: der, NotAfter: p.Facts().NotAfter}, nil
 }
 
 // hopBodies shows hops as an envelope does: no names of people.

@@ -17,12 +17,11 @@ type revocations struct {
 	mu   sync.RWMutex
 	set  map[string]Revocation
 	list []Revocation
-	now  func() time.Time
 }
 
 // loadRevocations reads the projection's revocations, in the order of their keys.
-func loadRevocations(ctx context.Context, log Log, now func() time.Time) (*revocations, error) {
-	r := &revocations{set: make(map[string]Revocation), now: now}
+func loadRevocations(ctx context.Context, log Log) (*revocations, error) {
+	r := &revocations{set: make(map[string]Revocation)}
 	after := ""
 	for {
 		n := 0
@@ -48,11 +47,17 @@ func (r *revocations) has(kind chain.RevKind, id string) bool {
 	return ok
 }
 
-// Revoked and FreshAt are chain.Revocations: the appliance's own set is never stale.
-func (r *revocations) Revoked(kind chain.RevKind, id string) bool { return r.has(kind, id) }
+// current is the set as chain.Verify wants it: the appliance's own is complete at the moment that is verified for.
+type current struct {
+	*revocations
+	at time.Time
+}
 
-// FreshAt is now.
-func (r *revocations) FreshAt() time.Time { return r.now() }
+// Revoked asks the set.
+func (c current) Revoked(kind chain.RevKind, id string) bool { return c.has(kind, id) }
+
+// FreshAt is that moment.
+func (c current) FreshAt() time.Time { return c.at }
 
 func (r *revocations) add(v Revocation) {
 	r.mu.Lock()

@@ -31,8 +31,14 @@ type Log interface {
 type Prepared interface {
 	TBS() []byte
 	Hash() [32]byte
-	Serial() string
-	Validity() (notBefore, notAfter time.Time)
+	Facts() Facts
+}
+
+// Facts are what an entry says about a certificate beside its hash.
+type Facts struct {
+	Serial              string // as chain.Serial
+	NotBefore, NotAfter time.Time
+	IssuerSPKIHash      [32]byte
 }
 
 // Template is what a certificate is to say.
@@ -132,7 +138,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		keeper:    make(chan kept, 1024),
 	}
 	var err error
-	s.revoked, err = loadRevocations(ctx, cfg.Log, cfg.Now)
+	s.revoked, err = loadRevocations(ctx, cfg.Log)
 	if err != nil {
 		return nil, fmt.Errorf("delegation: load revocations: %w", err)
 	}

@@ -18,7 +18,7 @@ func (s *Service) Verify(q VerifyRequest) (chain.Report, error) {
 	}
 	return chain.Verify(chain.Input{
 		Chain: q.Chain, Trust: s.cfg.Trust, Now: now, RequiredScope: q.RequiredScope,
-		Revocation: s.revoked, MaxStaleness: time.Minute,
+		Revocation: current{s.revoked, now}, MaxStaleness: time.Minute,
 	}), nil
 }
 
@@ -28,10 +28,11 @@ func (s *Service) verify(certs []*x509.Certificate, required []chain.Token, q De
 	if len(required) > 0 {
 		must = append(must, chain.CheckScope)
 	}
+	now := s.cfg.Now()
 	return chain.Verify(chain.Input{
-		Chain: certs, Trust: s.cfg.Trust, Now: s.cfg.Now(), RequiredScope: required,
+		Chain: certs, Trust: s.cfg.Trust, Now: now, RequiredScope: required,
 		ExpectUser: q.Principal, ExpectOrchestrator: q.Orchestrator,
-		Revocation: s.revoked, MaxStaleness: time.Minute,
+		Revocation: current{s.revoked, now}, MaxStaleness: time.Minute,
 		Require: must,
 	})
 }

@@ -3,6 +3,7 @@ package bundle
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,6 +21,7 @@ type chunkResult struct {
 	bad      []mismatch
 	times    []time.Time
 	facts    []fact
+	cited    map[string]bool // policy digests
 	held     uint64
 }
 
@@ -100,7 +102,7 @@ func (v *verifier) strays(total uint64) {
 
 // chunk reads and checks one file of entries with its tile and payloads.
 func (v *verifier) chunk(n uint64) *chunkResult {
-	r := &chunkResult{n: n, start: n * chunk}
+	r := &chunkResult{n: n, start: n * chunk, cited: map[string]bool{}}
 	width := int(min(v.head.Size-r.start, chunk))
 	r.tile = v.tile(n, width)
 	r.leaves = make([]hash, width)
@@ -204,6 +206,9 @@ func (v *verifier) entry(r *chunkResult, index uint64, line []byte, payloads map
 	}
 	r.held++
 	r.times[index-r.start] = env.Time
+	if isHash(env.Policy) {
+		r.cited[env.Policy] = true
+	}
 	v.payload(r, index, env.PayloadHash, payloads)
 	f, err := factOf(env)
 	if err != nil {
@@ -270,6 +275,9 @@ func (v *verifier) take(r *chunkResult) {
 		if !when.IsZero() {
 			v.time(r.start+uint64(i), when, entriesPath(r.n))
 		}
+	}
+	if r.start+uint64(len(r.leaves)) > v.from && r.start < v.to {
+		maps.Copy(v.cited, r.cited)
 	}
 	for i := range r.facts {
 		v.note(&r.facts[i])

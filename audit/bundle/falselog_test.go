@@ -2,7 +2,9 @@ package bundle_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"slices"
 	"strings"
@@ -57,7 +59,83 @@ func TestFalseLogs(t *testing.T) {
 			soft(t, w).reset++
 			soft(t, w).count += 1000
 			w.seal()
-			return expected{bundle.CheckSealChain, 2, "seals/2.txt", ""}
+			return expected{bundle.CheckBoot, 2, "seals/2.txt", ""}
+		}},
+		{"another counter than the TPM's", func(t *testing.T, w *world) expected {
+			seal := w.next()
+			seal.Counter++
+			w.add(record.TypeDevice, record.Envelope{}, record.DeviceBody{Event: record.EventCounterGap}, nil)
+			w.sealAs(seal)
+			return expected{bundle.CheckCounter, 2, "seals/2.nv", ""}
+		}},
+		{"another boot than the TPM's", func(t *testing.T, w *world) expected {
+			seal := w.next()
+			seal.Restart++
+			w.sealAs(seal)
+			return expected{bundle.CheckQuote, 2, "seals/2.quote", ""}
+		}},
+		{"the tree shrinks", func(t *testing.T, w *world) expected {
+			w.decide(3)
+			small := w.next()
+			w.decide(3)
+			w.seal()
+			seal := w.next()
+			seal.Size, seal.Root = small.Size, small.Root
+			w.sealAs(seal)
+			w.seal()
+			return expected{bundle.CheckSealChain, 3, "seals/3.txt", ""}
+		}},
+		{"seal recorded by an entry that it covers", func(t *testing.T, w *world) expected {
+			seal := w.next()
+			seal.Size = 2 // of a root that is not known yet, so that other checks fail too
+			digest := seal.Digest()
+			at := w.add(record.TypeSeal, record.Envelope{}, record.SealBody{Number: 2, Digest: hex.EncodeToString(digest[:]), Size: 2}, nil)
+			w.sealAs(seal)
+			w.seal()
+			return expected{bundle.CheckSealEntry, int64(at), "entries/0.jsonl", ""}
+		}},
+		{"two certificates under one entry", func(t *testing.T, w *world) expected {
+			w.issuePeer(&newKey(t).PublicKey)
+			w.seal()
+			list, err := chain.ParsePEM(w.issued[1], 1)
+			must(t, err)
+			second := *list[0]
+			second.ExtKeyUsage = second.ExtKeyUsage[:1]
+			der, err := x509.CreateCertificate(rand.Reader, &second, w.peerCA.cert, second.PublicKey, w.peerCA.key)
+			must(t, err)
+			w.issued[1] = pemOf("CERTIFICATE", der)
+			return expected{bundle.CheckCertificate, 1, "certs/issued/1.pem", ""}
+		}},
+		{"another chain in the entry than in the certificate", func(t *testing.T, w *world) expected {
+			p := w.play(0x200)
+			old := w.entries[p.second].Envelope
+			w.entries[p.second].Envelope = bytes.Replace(old, []byte(`"max_depth":2`), []byte(`"max_depth":1`), 1)
+			w.leaves[p.second] = record.LeafHash(w.entries[p.second].Envelope)
+			w.seal()
+			return expected{bundle.CheckDelegation, int64(p.second), "entries/0.jsonl", ""}
+		}},
+		{"two resets move the counter further than one", func(t *testing.T, w *world) expected {
+			for range 2 {
+				w.add(record.TypeDevice, record.Envelope{}, record.DeviceBody{Event: record.EventTPMReset}, nil)
+				soft(t, w).reset++
+				soft(t, w).count += 250
+			}
+			w.seal()
+			return expected{bundle.CheckBoot, 2, "seals/2.txt", bundle.Unproven}
+		}},
+		{"a policy that is not here", func(t *testing.T, w *world) expected {
+			digest := strings.Repeat("a1", 32)
+			w.add(record.TypeDecision, record.Envelope{Policy: digest}, nil, nil)
+			w.seal()
+			return expected{bundle.CheckPolicy, -1, "policy/" + digest + ".tar.gz", bundle.Unproven}
+		}},
+		{"another issuer", func(t *testing.T, w *world) expected {
+			genuine := w.peerCA
+			w.peerCA = w.authority(w.root, "services")
+			w.issuePeer(&newKey(t).PublicKey)
+			w.peerCA = genuine
+			w.seal()
+			return expected{bundle.CheckCertificate, 1, "certs/issued/1.pem", ""}
 		}},
 		{"reset count goes back", func(t *testing.T, w *world) expected {
 			soft(t, w).reset--

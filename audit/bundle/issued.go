@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -93,7 +94,7 @@ func (v *verifier) issue(index uint64, line []byte) {
 		v.tally.fail(CheckCertificate, where, "%v", err)
 		return
 	}
-	errs := []error{sameCertificate(cert, &body)}
+	errs := []error{sameCertificate(cert, &body), v.sameIssuer(cert, &body)}
 	if body.Kind == kindAgent {
 		errs = append(errs, v.agent(index, cert, &env, &body))
 	} else {
@@ -132,6 +133,16 @@ func sameCertificate(cert *x509.Certificate, body *record.IssueBody) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// sameIssuer compares the issuing CA's key with the one in the entry.
+func (v *verifier) sameIssuer(cert *x509.Certificate, body *record.IssueBody) error {
+	for _, ca := range v.anchors.issuing {
+		if hexOf(chain.SPKIHash(ca)) == body.IssuerSPKIHash && bytes.Equal(ca.RawSubject, cert.RawIssuer) {
+			return nil
+		}
+	}
+	return errors.New("its issuer is not the one in the entry, or not in the bundle")
 }
 
 // peer checks the certificate of an orchestrator, service, operator or listener.

@@ -13,7 +13,7 @@ import (
 	"github.com/signet-pki/signet/tpm/quote"
 )
 
-// orderlyCount is the largest TPM_PT_ORDERLY_COUNT plus one: how far an orderly counter may jump over a power loss, either way.
+// orderlyCount is how far an orderly counter may jump over a power loss, either way: TPM_PT_ORDERLY_COUNT, which is 255 where it was measured, and one.
 const orderlyCount = 256
 
 // sealInfo is a seal whose text could be read.
@@ -29,6 +29,7 @@ type jump struct {
 	from, to uint64 // entries between the two seals
 	event    string
 	detail   string
+	moved    uint64 // how far the counter is from where it would be without a reset
 }
 
 // seals verifies every seal by itself, in parallel, then the chain.
@@ -197,16 +198,16 @@ func (v *verifier) order(previous, s *sealInfo) error {
 	case s.Reset == previous.Reset:
 		gap.event = eventGap
 		gap.detail = fmt.Sprintf("the counter went from %d to %d in one boot", previous.Counter, s.Counter)
-	case s.Counter > previous.Counter+1+orderlyCount, s.Counter+orderlyCount < previous.Counter:
-		return fmt.Errorf("counter %d comes after %d: more than a power loss can explain", s.Counter, previous.Counter)
 	default:
-		gap.event = eventReset
+		gap.event, gap.moved = eventReset, distance(s.Counter, previous.Counter+1)
 		gap.detail = fmt.Sprintf("the TPM was reset (%d to %d), the counter went from %d to %d",
 			previous.Reset, s.Reset, previous.Counter, s.Counter)
 	}
 	v.jumps = append(v.jumps, gap)
 	return nil
 }
+
+func distance(a, b uint64) uint64 { return max(a, b) - min(a, b) }
 
 // ends checks the first and the last seal: a bundle begins where the auditor's range begins, and ends at the checkpoint.
 func (v *verifier) ends() {

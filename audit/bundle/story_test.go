@@ -83,12 +83,12 @@ func (w *world) issuePeer(key *ecdsa.PublicKey) {
 	})
 	cert, err := x509.ParseCertificate(der)
 	must(w.t, err)
-	index := w.add(record.TypeIssue, record.Envelope{Orchestrator: "langgraph"}, issueBody(cert, "orchestrator", orchestrator), nil)
+	index := w.add(record.TypeIssue, record.Envelope{Orchestrator: "langgraph"}, issueBody(cert, w.peerCA, "orchestrator", orchestrator), nil)
 	w.issued[index] = pemOf("CERTIFICATE", der)
 }
 
-func issueBody(cert *x509.Certificate, kind, spiffeID string) record.IssueBody {
-	tbs, key, issuer := chain.TBSHash(cert), chain.SPKIHash(cert), sha256.Sum256(cert.RawIssuer)
+func issueBody(cert *x509.Certificate, by *authority, kind, spiffeID string) record.IssueBody {
+	tbs, key, issuer := chain.TBSHash(cert), chain.SPKIHash(cert), chain.SPKIHash(by.cert)
 	return record.IssueBody{
 		Kind: kind, SPIFFEID: spiffeID, Serial: chain.Serial(cert), TBSHash: hex.EncodeToString(tbs[:]), SPKIHash: hex.EncodeToString(key[:]),
 		IssuerSPKIHash: hex.EncodeToString(issuer[:]), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter,
@@ -133,7 +133,7 @@ func (w *world) issueAgent(d chain.Delegation, key *ecdsa.PublicKey, jws string)
 	})
 	cert, err := x509.ParseCertificate(der)
 	must(t, err)
-	body := issueBody(cert, "agent", last.ID)
+	body := issueBody(cert, w.agentCA, "agent", last.ID)
 	body.ConsentType, body.EvidenceHash = d.Grant.Consent.String(), hex.EncodeToString(d.Grant.EvidenceHash[:])
 	for _, h := range d.Hops {
 		hop := record.HopBody{ID: h.ID, SPKIHash: hex.EncodeToString(h.SPKIHash[:]), Scope: h.Scope.Strings(), NotAfter: h.NotAfter, MaxDepth: h.MaxDepth}

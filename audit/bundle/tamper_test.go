@@ -3,6 +3,7 @@ package bundle_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"slices"
 	"strings"
 	"testing"
@@ -245,7 +246,9 @@ func TestTampering(t *testing.T) {
 			m["certs/root.pem"] = pemOf("CERTIFICATE", w.authority(nil, "root").cert.Raw)
 		}, false, []expected{{bundle.CheckCertificate, -1, "certs/root.pem", ""}}},
 		{"AK certificate by another root", func(t *testing.T, m memory) {
-			m["certs/ak-cert.pem"] = pemOf("CERTIFICATE", w.authority(w.authority(nil, "root"), "AK").cert.Raw)
+			_, _, key := w.tpm.public()
+			template := &x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, NotAfter: w.now.AddDate(1, 0, 0)}
+			m["certs/ak-cert.pem"] = pemOf("CERTIFICATE", w.leafFor(w.authority(nil, "root"), key, template))
 		}, false, []expected{{bundle.CheckAK, -1, "certs/ak-cert.pem", ""}}},
 		{
 			"AK", func(t *testing.T, m memory) { m["certs/ak.pem"] = m["certs/audit.pem"] }, false,

@@ -80,6 +80,7 @@ type verifier struct {
 	devices map[string][]uint64 // device entries by event, ascending
 	grants  map[string]*grantFact
 	notes   []sealNote
+	cited   map[string]bool // policy digests
 	cache   cache
 }
 
@@ -94,7 +95,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 		return err
 	}
 	v.failed, v.keys, v.signed = map[uint64]bool{}, map[hash]uint64{}, map[hash]uint64{}
-	v.devices, v.grants = map[string][]uint64{}, map[string]*grantFact{}
+	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
 	if err := v.files.manifest(ctx, v.tally, v.opts.Parallel); err != nil {
 		return err
 	}
@@ -211,24 +212,33 @@ const (
 	eventReset = record.EventTPMReset
 )
 
-// explain looks for the device entry between the two seals of each jump. It must have been covered by the seal after the jump.
+// explain looks for the device entries between the two seals of each jump. They must have been covered by the seal after it. Each reset moves
+// the counter by at most orderlyCount either way.
 func (v *verifier) explain() {
 	for _, j := range v.jumps {
 		where := at(j.seal, sealPath(j.seal, ".txt"))
-		i, _ := slices.BinarySearch(v.devices[j.event], j.from)
-		if i < len(v.devices[j.event]) && v.devices[j.event][i] < j.to {
-			v.tally.unsure(CheckBoot, where, "%s: completeness unproven since the seal before; recorded by entry %d", j.detail, v.devices[j.event][i])
-			continue
-		}
-		if j.from < v.from || j.to > v.to {
+		noted := between(v.devices[j.event], j.from, j.to)
+		switch {
+		case len(noted) == 0 && (j.from < v.from || j.to > v.to):
 			v.tally.unsure(CheckBoot, where, "%s: the entries around it are not part of the range", j.detail)
-			continue
+		case len(noted) == 0:
+			v.tally.fail(CheckBoot, where, "%s: no %s entry among %d to %d records it", j.detail, j.event, j.from, j.to)
+		case j.event == eventReset && j.moved > orderlyCount*uint64(len(noted)):
+			v.tally.fail(CheckBoot, where, "%s: more than %d power losses can explain", j.detail, len(noted))
+		default:
+			v.tally.unsure(CheckBoot, where, "%s: completeness unproven since the seal before; recorded by entry %d", j.detail, noted[0])
 		}
-		v.tally.fail(CheckBoot, where, "%s: no %s entry among %d to %d records it", j.detail, j.event, j.from, j.to)
 	}
 	if len(v.sealed) > 0 {
 		v.tally.pass(CheckBoot, 1)
 	}
+}
+
+// between returns the part of an ascending list in [from, to).
+func between(list []uint64, from, to uint64) []uint64 {
+	i, _ := slices.BinarySearch(list, from)
+	j, _ := slices.BinarySearch(list, to)
+	return list[i:max(i, j)]
 }
 
 // recorded compares the entries that record seals with the seals.
@@ -258,7 +268,7 @@ func (v *verifier) recorded() {
 	}
 }
 
-// policies checks that each policy bundle has the digest that entries cite.
+// policies checks that each policy bundle has the digest that entries cite, and names those that are not here.
 func (v *verifier) policies() {
 	for _, path := range v.files.under(dirPolicy) {
 		sum, err := v.files.hash(path)
@@ -266,6 +276,11 @@ func (v *verifier) policies() {
 			err = errors.New("its SHA-256 is not its name")
 		}
 		v.tally.check(CheckPolicy, in(path), err)
+	}
+	for digest := range v.cited {
+		if path := policyPath(digest); !v.files.has(path) {
+			v.tally.unsure(CheckPolicy, in(path), "absent, although entries were decided by it")
+		}
 	}
 }
 

@@ -191,6 +191,12 @@ func (w *world) head() checkpoint.Checkpoint {
 // seal makes a checkpoint and the TPM's statements over it.
 func (w *world) seal() checkpoint.Sealed {
 	w.t.Helper()
+	return w.sealAs(w.next())
+}
+
+// next is the text of the next seal.
+func (w *world) next() checkpoint.Seal {
+	w.t.Helper()
 	head := w.head()
 	counter, reset, restart := w.tpm.increment(w.t)
 	seal := checkpoint.Seal{
@@ -199,7 +205,7 @@ func (w *world) seal() checkpoint.Sealed {
 	if w.last.Number > 0 {
 		seal.Previous = w.last.Digest()
 	}
-	return w.sealAs(seal)
+	return seal
 }
 
 // sealAs lets a test choose the text.

@@ -29,8 +29,12 @@ type prepared struct {
 	issuer *ca.Issuer
 }
 
-// Validity is the span of the certificate.
-func (p prepared) Validity() (notBefore, notAfter time.Time) { return p.NotBefore(), p.NotAfter() }
+// Facts are the certificate's.
+func (p prepared) Facts() delegation.Facts {
+	return delegation.Facts{
+		Serial: p.Serial(), NotBefore: p.NotBefore(), NotAfter: p.NotAfter(), IssuerSPKIHash: chain.SPKIHash(p.issuer.Certificate()),
+	}
+}
 
 var errNoCA = errors.New("no issuing CA is valid now: pre-sign more of them in a ceremony")
 

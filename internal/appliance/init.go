@@ -192,7 +192,7 @@ func (k *ceremonyKeys) beginLog(ctx context.Context, c Config, r ceremony.Result
 	if err != nil {
 		return err
 	}
-	operator, err := delegation.FirstOperator(r.Operator.Leaf, now)
+	operator, err := delegation.FirstOperator(r.Operator.Leaf, r.ServiceCAs[0].Leaf, now)
 	if err != nil {
 		return err
 	}

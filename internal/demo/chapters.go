@@ -54,6 +54,29 @@ func (s *story) meet(ctx context.Context) error {
 	return s.openRecords(ctx)
 }
 
+// oversee gives an auditor the right to read the log, which an operator has not.
+func (s *story) oversee(ctx context.Context) error {
+	s.step("The operator appoints an auditor; only auditors read the log's entries.")
+	if _, err := s.operator.Entry(ctx, 0); !refusedWith(err, "role_not_allowed") {
+		return fmt.Errorf("the operator may read entries: %w", orNone(err))
+	}
+	key, csr, err := newKey()
+	if err != nil {
+		return err
+	}
+	issued, err := s.operator.RegisterOperator(ctx, v1.OperatorRegistration{Name: "auditor-" + s.run, Role: "auditor", CSR: csr})
+	if err != nil {
+		return err
+	}
+	cert, err := client.Certificate(issued.CertificateChain, key)
+	if err != nil {
+		return err
+	}
+	s.auditor, err = s.connect(cert)
+	s.checked("%s may; the operator is refused (role_not_allowed)", issued.SPIFFEID)
+	return err
+}
+
 // readOrigin takes the log's name from its checkpoint.
 func (s *story) readOrigin(ctx context.Context) (string, error) {
 	note, err := s.operator.Checkpoint(ctx)
@@ -216,7 +239,7 @@ func (s *story) refusal(ctx context.Context, err error, code string) error {
 
 // recorded checks that an entry of the log holds a code.
 func (s *story) recorded(ctx context.Context, index uint64, code string) error {
-	e, err := s.operator.Entry(ctx, index)
+	e, err := s.auditor.Entry(ctx, index)
 	if err != nil {
 		return err
 	}

@@ -47,13 +47,13 @@ type story struct {
 	roots *x509.CertPool
 	steps int
 
-	operator, orchestrator *client.Client
-	orchestratorCert       *tls.Certificate
-	origin                 string
-	records                *recordsService
-	grant                  v1.Grant
-	task                   v1.Task
-	agent, subAgent        *actor
+	operator, auditor, orchestrator *client.Client
+	orchestratorCert                *tls.Certificate
+	origin                          string
+	records                         *recordsService
+	grant                           v1.Grant
+	task                            v1.Task
+	agent, subAgent                 *actor
 }
 
 // actor is an agent with its identity.
@@ -72,7 +72,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	}
 	defer s.end()
 	for _, chapter := range []func(context.Context) error{
-		s.meet, s.consent, s.spawn, s.delegate, s.access, s.refusals, s.revoke, s.audit,
+		s.meet, s.oversee, s.consent, s.spawn, s.delegate, s.access, s.refusals, s.revoke, s.audit,
 	} {
 		if err := chapter(ctx); err != nil {
 			return fmt.Errorf("demo: step %d: %w", s.steps, err)

@@ -114,7 +114,7 @@ func (s *story) audit(ctx context.Context) error {
 	if s.agent.issued.AuditReceipt == nil {
 		return errors.New("the spawn named no entry")
 	}
-	raw, err := s.operator.Receipt(ctx, s.agent.issued.AuditReceipt.Index, true)
+	raw, err := s.auditor.Receipt(ctx, s.agent.issued.AuditReceipt.Index, true)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (s *story) export(ctx context.Context) error {
 	}
 	for _, r := range head.Revocations {
 		if r.ID == s.task.TaskID && r.AuditReceipt != nil {
-			if _, err := s.operator.Receipt(ctx, r.AuditReceipt.Index, true); err != nil {
+			if _, err := s.auditor.Receipt(ctx, r.AuditReceipt.Index, true); err != nil {
 				return err
 			}
 		}
@@ -151,7 +151,7 @@ func (s *story) export(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(s.operator.Export(ctx, f), f.Close())
+	err = errors.Join(s.auditor.Export(ctx, f), f.Close())
 	if err != nil {
 		return err
 	}

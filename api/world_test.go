@@ -1,0 +1,588 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sort"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/signet-pki/signet/api/v1"
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/ca"
+	"github.com/signet-pki/signet/ca/ceremony"
+	"github.com/signet-pki/signet/ca/lint"
+	"github.com/signet-pki/signet/delegation"
+	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/policy"
+)
+
+const (
+	testDomain = "test.signet.example"
+	issuerURL  = "https://idp.example"
+	publicURL  = "https://signet.example:8443"
+)
+
+// memoryLog keeps entries in memory, checks preconditions at commit as the real log does, and shows itself as an api.Log.
+type memoryLog struct {
+	mu      sync.Mutex
+	state   map[string][]byte
+	entries []record.Entry
+	broken  error // what Export fails with, after some bytes
+}
+
+func (l *memoryLog) Append(_ context.Context, e record.Entry) (delegation.Position, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, err := e.Check(); err != nil {
+		return delegation.Position{}, err
+	}
+	for _, m := range e.Mutations {
+		if !l.holds(m) {
+			return delegation.Position{}, fmt.Errorf("precondition on %q: %w", m.Key, m.Pre.Err)
+		}
+	}
+	l.apply(e.Mutations)
+	l.entries = append(l.entries, e)
+	return delegation.Position{Index: uint64(len(l.entries) - 1), LeafHash: record.LeafHash(e.Envelope)}, nil
+}
+
+func (l *memoryLog) holds(m record.Mutation) bool {
+	v, ok := l.state[m.Key]
+	switch m.Pre.Op {
+	case record.Absent:
+		return !ok
+	case record.Present:
+		return ok
+	case record.Equal:
+		return ok && bytes.Equal(v, m.Pre.Value)
+	case record.None:
+	}
+	return true
+}
+
+func (l *memoryLog) apply(ms []record.Mutation) {
+	for _, m := range ms {
+		switch {
+		case m.CheckOnly:
+		case m.Delete:
+			delete(l.state, m.Key)
+		default:
+			l.state[m.Key] = m.Value
+		}
+	}
+}
+
+func (l *memoryLog) Put(_ context.Context, ms []record.Mutation) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.apply(ms)
+	return nil
+}
+
+func (l *memoryLog) Get(key string) ([]byte, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v, ok := l.state[key]
+	return v, ok, nil
+}
+
+func (l *memoryLog) Scan(_ context.Context, prefix, after string, limit int, fn func(string, []byte) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var keys []string
+	for k := range l.state {
+		if strings.HasPrefix(k, prefix) && k > after {
+			keys = append(keys, k)
+		}
+	}
+	sort.Strings(keys)
+	for _, k := range keys[:min(limit, len(keys))] {
+		if err := fn(k, l.state[k]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shown is the log as the API wants it.
+type shownLog struct{ *memoryLog }
+
+func (l shownLog) Entry(_ context.Context, n uint64) (Entry, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n >= uint64(len(l.entries)) {
+		return Entry{}, fmt.Errorf("entry %d: %w", n, ErrNotFound)
+	}
+	e := l.entries[n]
+	return Entry{Index: n, Envelope: e.Envelope, Payload: e.Payload, Salt: e.Salt}, nil
+}
+
+func (l shownLog) Lookup(_ context.Context, kind, id string, from uint64, limit int) ([]uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []uint64
+	for i, e := range l.entries {
+		for _, t := range e.Terms {
+			if t.Kind == kind && t.ID == id && uint64(i) >= from && len(out) < limit {
+				out = append(out, uint64(i))
+				break
+			}
+		}
+	}
+	return out, nil
+}
+
+func (l shownLog) Receipt(_ context.Context, n uint64, wait bool) ([]byte, error) {
+	if !wait {
+		return nil, fmt.Errorf("receipt: %w", ErrNotSealed)
+	}
+	return fmt.Appendf(nil, "receipt %d", n), nil
+}
+
+func (l shownLog) Export(_ context.Context, w io.Writer) error {
+	if _, err := io.WriteString(w, "a tar"); err != nil {
+		return err
+	}
+	return l.broken
+}
+
+func (l shownLog) Checkpoint() []byte { return []byte("signet.example/log\n3\nhash\n") }
+
+func (l shownLog) Tile(_ context.Context, level int, index uint64, width int) ([]byte, error) {
+	if level > 0 || index > 0 {
+		return nil, ErrNotFound
+	}
+	return bytes.Repeat([]byte{7}, 32*width), nil
+}
+
+func (l shownLog) EntryTile(context.Context, uint64, int) ([]byte, error) {
+	return []byte("entries"), nil
+}
+
+func (l shownLog) Seal(_ context.Context, n uint64) (Seal, error) {
+	if n > 1 {
+		return Seal{}, ErrNotFound
+	}
+	b := []byte{1}
+	return Seal{
+		Number: n, Text: []byte("signet/seal@v1\n"), Quote: b, QuoteSig: b, PCRs: b, CounterAttest: b, CounterSig: b,
+	}, nil
+}
+
+// count is the number of entries with this type and code.
+func (l *memoryLog) count(typ record.Type, code string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, e := range l.entries {
+		if env, err := record.Check(e.Envelope); err == nil && env.Type == typ && (code == "" || env.Code == code) {
+			n++
+		}
+	}
+	return n
+}
+
+func (l *memoryLog) at(t *testing.T, n uint64) record.Envelope {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	env, err := record.Check(l.entries[n].Envelope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return env
+}
+
+// softKeys makes the ceremony's keys in memory.
+type softKeys map[string]crypto.Signer
+
+func (k softKeys) Generate(_ context.Context, _ ceremony.Role, label string) (crypto.Signer, string, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	k[label] = key
+	return key, "test:" + label, err
+}
+
+// certifier issues with real CAs over software keys.
+type certifier struct{ agents, services *ca.Issuer }
+
+type prepared struct {
+	*ca.Prepared
+	issuer *ca.Issuer
+}
+
+func (p prepared) Validity() (time.Time, time.Time) { return p.NotBefore(), p.NotAfter() }
+
+func (c *certifier) of(k chain.Kind) *ca.Issuer {
+	if k == chain.Agent {
+		return c.agents
+	}
+	return c.services
+}
+
+func (c *certifier) Prepare(t delegation.Template) (delegation.Prepared, error) {
+	var p *ca.Prepared
+	var err error
+	if t.ID.Kind() == chain.Agent {
+		p, err = c.agents.PrepareAgent(ca.AgentRequest{
+			SPIFFEID: t.ID.String(), CommonName: t.ID.AgentID(), SPKI: t.SPKI, NotAfter: t.NotAfter, Delegation: t.Delegation,
+		}, time.Now())
+	} else {
+		p, err = c.services.PrepareService(ca.ServiceRequest{SPIFFEID: t.ID.String(), CommonName: t.ID.Name(), SPKI: t.SPKI, NotAfter: t.NotAfter}, time.Now())
+	}
+	return prepared{p, c.of(t.ID.Kind())}, err
+}
+
+func (c *certifier) Resume(k chain.Kind, tbs []byte) (delegation.Prepared, error) {
+	p, err := c.of(k).Resume(tbs)
+	return prepared{p, c.of(k)}, err
+}
+
+func (c *certifier) Issue(ctx context.Context, p delegation.Prepared) ([][]byte, error) {
+	own, ok := p.(prepared)
+	if !ok {
+		return nil, errors.New("not prepared here")
+	}
+	cert, err := own.issuer.Issue(ctx, own.Prepared)
+	if err != nil {
+		return nil, err
+	}
+	return cert.Chain, nil
+}
+
+func (c *certifier) Limit(chain.Kind) time.Time { return time.Now().Add(24 * time.Hour) }
+
+type permit struct{}
+
+func (permit) Decide(context.Context, policy.Input) policy.Decision {
+	return policy.Decision{Allow: true, Digest: "00"}
+}
+
+type resources map[string]string
+
+func (r resources) Required(typ, id, action string) ([]chain.Token, bool) {
+	s, ok := r[typ+"/"+id+"/"+action]
+	if !ok {
+		return nil, false
+	}
+	tok, err := chain.ParseToken(s)
+	return []chain.Token{tok}, err == nil
+}
+
+// world is a Server on a real TLS port over a real domain.
+type world struct {
+	t      *testing.T
+	log    *memoryLog
+	domain *delegation.Service
+	server *Server
+	base   string
+	roots  *x509.CertPool
+	health []Condition
+	ready  error
+	idp    error
+	people map[role]*person
+	trust  Trust
+	schema *contract
+	logged *bytes.Buffer
+}
+
+// person is a client with an identity, or without one.
+type person struct {
+	key  *ecdsa.PrivateKey
+	cert *tls.Certificate
+	http *http.Client
+	name string // agents: their id
+}
+
+func newWorld(t *testing.T, change ...func(*Config)) *world {
+	t.Helper()
+	w := &world{t: t, log: &memoryLog{state: map[string][]byte{}}, people: map[role]*person{}, logged: new(bytes.Buffer)}
+	w.health = []Condition{{Name: "hsm", OK: true}, {Name: "ca", OK: false, Reason: "two CAs left", Severity: Warning}}
+	operatorKey := newKey(t)
+	result := w.open(operatorKey)
+	listener := newListener(t)
+	w.base = "https://" + listener.Addr().String()
+	w.serve(listener, change...)
+	w.people[anyone] = w.person(nil, nil)
+	w.people[operator] = w.person(operatorKey, [][]byte{result.Operator.DER, result.ServiceCAs[0].DER})
+	return w
+}
+
+// open makes the domain.
+func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
+	t := w.t
+	keys := softKeys{}
+	result := runCeremony(t, keys, operatorKey)
+	root := result.Root.Leaf
+	c := &certifier{
+		agents:   newIssuer(t, result.AgentCAs[0], keys, root, lint.Agent),
+		services: newIssuer(t, result.ServiceCAs[0], keys, root, lint.Service),
+	}
+	first, err := delegation.FirstOperator(result.Operator.Leaf, time.Now())
+	must(t, err)
+	_, err = w.log.Append(t.Context(), first)
+	must(t, err)
+	issuing := []*x509.Certificate{result.AgentCAs[0].Leaf, result.ServiceCAs[0].Leaf}
+	trust, err := chain.NewTrust(testDomain, []*x509.Certificate{root}, issuing)
+	must(t, err)
+	limits := delegation.DefaultLimits()
+	now := time.Now()
+	limits.MalformedBurst = 10_000
+	w.domain, err = delegation.New(t.Context(), delegation.Config{
+		Origin: testDomain + "/log", Trust: trust, Log: w.log, Certifier: c, Policy: permit{},
+		Resources: resources{"database/patients/read": "database:read:patients", "database/billing/read": "database:read:billing"},
+		Ready:     func() error { return w.ready },
+		Provider:  func(context.Context) error { return w.idp },
+		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },
+		Issuer:    issuerURL, ClientID: "consent", Limits: limits, Now: func() time.Time { return now }, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
+	})
+	must(t, err)
+	w.trust = Trust{TrustDomain: testDomain, Roots: []*x509.Certificate{root}, Issuing: issuing, CRL: func(name string) ([]byte, error) {
+		if name != "service-1" {
+			return nil, ErrNotFound
+		}
+		return []byte{0x30, 0}, nil
+	}}
+	return result
+}
+
+func (w *world) serve(l net.Listener, change ...func(*Config)) {
+	t := w.t
+	cfg := Config{
+		Domain: w.domain, Log: shownLog{w.log}, Trust: w.trust, Now: time.Now, PublicURL: publicURL,
+		Health: func(context.Context) []Condition { return w.health }, Logger: slog.New(slog.NewTextHandler(w.logged, nil)),
+		Consent: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "<p>consent</p>") }),
+		Mounts:  map[string]http.Handler{"/idp/": http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, r.URL.Path) })},
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	var err error
+	w.server, err = New(cfg)
+	must(t, err)
+	w.schema = newContract(t, w.server)
+	cert, roots := listenerCertificate(t)
+	w.roots = roots
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- w.server.Run(ctx, l, &tls.Config{Certificates: []tls.Certificate{cert}}) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func newListener(t *testing.T) net.Listener {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	return l
+}
+
+func (w *world) person(key *ecdsa.PrivateKey, ders [][]byte) *person {
+	cfg := &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13}
+	p := &person{key: key}
+	if key != nil {
+		p.cert = &tls.Certificate{Certificate: ders, PrivateKey: key}
+		cfg.Certificates = []tls.Certificate{*p.cert}
+	}
+	tr := &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true}
+	w.t.Cleanup(tr.CloseIdleConnections)
+	p.http = &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	return p
+}
+
+// as gives the client of a role, and gets its identity through the API when it is asked for first.
+func (w *world) as(r role) *person {
+	w.t.Helper()
+	if p, ok := w.people[r]; ok {
+		return p
+	}
+	var p *person
+	switch r { //nolint:exhaustive // the rest are staff
+	case orchestrator:
+		p = w.orchestrator("lab")
+	case agent:
+		p = w.agent(w.task())
+	case service:
+		key := newKey(w.t)
+		cert := decodeAs[v1.Certificate](w, w.do(operator, "POST", "/v1/services", v1.ServiceRegistration{Name: "records", CSR: csr(w.t, key)}), 201)
+		p = w.person(key, ders(w.t, cert.CertificateChain))
+	default:
+		key := newKey(w.t)
+		q := v1.OperatorRegistration{Name: strings.ReplaceAll(r.String(), "_", "-"), Role: r.String(), CSR: csr(w.t, key)}
+		cert := decodeAs[v1.Certificate](w, w.do(operator, "POST", "/v1/operators", q), 201)
+		p = w.person(key, ders(w.t, cert.CertificateChain))
+	}
+	w.people[r] = p
+	return p
+}
+
+// orchestrator registers and attests one by join token.
+func (w *world) orchestrator(name string) *person {
+	w.t.Helper()
+	reg := decodeAs[v1.OrchestratorRegistered](w, w.do(operator, "POST", "/v1/orchestrators",
+		v1.OrchestratorRegistration{Name: name, AgentTypes: []string{"research", "reader"}}), 201)
+	key := newKey(w.t)
+	cert := decodeAs[v1.Certificate](w, w.do(anyone, "POST", "/v1/orchestrators/"+name+"/certificate",
+		v1.Attestation{Method: v1.MethodJoinToken, Token: reg.JoinToken, CSR: csr(w.t, key)}), 201)
+	return w.person(key, ders(w.t, cert.CertificateChain))
+}
+
+// task gets a consented grant and opens its task.
+func (w *world) task() v1.Task {
+	w.t.Helper()
+	g := decodeAs[v1.Grant](w, w.do(orchestrator, "POST", "/v1/grants", v1.GrantRequest{
+		Task: "look into outcomes", Scope: []string{"database:read:*"}, NotAfter: time.Now().Add(time.Hour), MaxDepth: 3,
+		AgentTypes: []string{"research", "reader"},
+	}), 201)
+	w.approve(g.GrantID)
+	return decodeAs[v1.Task](w, w.do(orchestrator, "POST", "/v1/tasks", v1.TaskRequest{GrantID: g.GrantID}), 201)
+}
+
+func (w *world) approve(id string) {
+	w.t.Helper()
+	doc, err := w.domain.GrantDocument(id, issuerURL, "physician-1")
+	must(w.t, err)
+	must(w.t, w.domain.Approve(w.t.Context(), id, delegation.Approval{
+		User: delegation.User{Issuer: issuerURL, Subject: "physician-1", Roles: []string{"analyst"}}, Document: doc, Evidence: []byte("evidence"),
+	}))
+}
+
+// spawn is a request that succeeds.
+func (w *world) spawn(task v1.Task, key *ecdsa.PrivateKey) v1.SpawnRequest {
+	return v1.SpawnRequest{
+		TaskID: task.TaskID, SpawnID: newID(w.t), AgentType: "research", Scope: []string{"database:read:patients"}, TTL: 300, MaxDepth: 1,
+		CSR: csr(w.t, key),
+	}
+}
+
+func (w *world) agent(task v1.Task) *person {
+	w.t.Helper()
+	key := newKey(w.t)
+	out := decodeAs[v1.Spawned](w, w.do(orchestrator, "POST", "/v1/agents", w.spawn(task, key)), 201)
+	p := w.person(key, ders(w.t, out.CertificateChain))
+	p.name = out.AgentID
+	return p
+}
+
+// answer is a read response.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// do sends v as JSON, or as it is when it is bytes.
+func (w *world) do(r role, method, path string, v any, header ...string) answer {
+	w.t.Helper()
+	return w.send(w.as(r), method, path, v, header...)
+}
+
+func (w *world) send(p *person, method, path string, v any, header ...string) answer {
+	w.t.Helper()
+	var body io.Reader
+	switch b := v.(type) {
+	case nil:
+	case io.Reader:
+		body = b
+	case string:
+		body = strings.NewReader(b)
+	default:
+		raw, err := json.Marshal(v)
+		must(w.t, err)
+		body = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequestWithContext(w.t.Context(), method, w.base+path, body)
+	must(w.t, err)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := p.http.Do(req)
+	must(w.t, err)
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	must(w.t, err)
+	a := answer{resp.StatusCode, resp.Header, raw}
+	w.schema.check(w.t, method, path, a)
+	return a
+}
+
+func decodeAs[T any](w *world, a answer, status int) T {
+	w.t.Helper()
+	var out T
+	if a.status != status {
+		w.t.Fatalf("status %d, want %d: %s", a.status, status, a.body)
+	}
+	must(w.t, json.Unmarshal(a.body, &out))
+	return out
+}
+
+// refused checks a problem's status and code, and that its entry says the same.
+func (w *world) refused(a answer, status int, code string) v1.Problem {
+	w.t.Helper()
+	p := decodeAs[v1.Problem](w, a, status)
+	if a.header.Get("Content-Type") != v1.ProblemType || p.Code != code || p.Status != status || !strings.HasSuffix(p.Type, "#"+code) {
+		w.t.Fatalf("want %d %s, got %s", status, code, a.body)
+	}
+	if p.AuditID != nil {
+		if env := w.log.at(w.t, *p.AuditID); env.Code != code {
+			w.t.Errorf("entry %d says %q, the problem %q", *p.AuditID, env.Code, code)
+		}
+	}
+	return p
+}
+
+func runCeremony(t *testing.T, keys softKeys, operatorKey *ecdsa.PrivateKey) ceremony.Result {
+	t.Helper()
+	spki, err := x509.MarshalPKIXPublicKey(operatorKey.Public())
+	must(t, err)
+	plan, err := ceremony.ParsePlan(ceremony.Config{
+		TrustDomain: testDomain, Origin: testDomain + "/log",
+		Root:       ceremony.RootConfig{CommonName: "test root", ValidityDays: 100},
+		AgentCAs:   ceremony.SeriesConfig{Count: 1, ValidityDays: 50, OverlapDays: 10},
+		ServiceCAs: ceremony.ServiceCAsConfig{SeriesConfig: ceremony.SeriesConfig{Count: 1, ValidityDays: 50, OverlapDays: 40}},
+		Operator: ceremony.OperatorConfig{
+			Name: "admin", ValidityDays: 30, PublicKey: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki})),
+		},
+	})
+	must(t, err)
+	result, err := ceremony.Run(t.Context(), plan, keys, newKey(t).Public(), time.Now())
+	must(t, err)
+	return result
+}
+
+func newIssuer(t *testing.T, c ceremony.Certificate, keys softKeys, root *x509.Certificate, kind lint.Kind) *ca.Issuer {
+	t.Helper()
+	p := ca.Profile{Issues: kind, TrustDomain: testDomain, MaxLifetime: 40 * 24 * time.Hour}
+	if kind == lint.Agent {
+		p.DelegationOID = chain.OID()
+	}
+	i, err := ca.NewIssuer(c.Leaf, keys[c.Name], []*x509.Certificate{root}, p)
+	must(t, err)
+	return i
+}
