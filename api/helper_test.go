@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -170,3 +171,5 @@ func (c *contract) check(t *testing.T, method, path string, a answer) {
 		t.Errorf("%s %s: %d does not fit its schema: %v\n%s", method, path, a.status, err, a.body)
 	}
 }
+
+func typeOf[T any]() reflect.Type { return reflect.TypeFor[T]() }

@@ -229,7 +229,9 @@ type prepared struct {
 	issuer *ca.Issuer
 }
 
-func (p prepared) Validity() (time.Time, time.Time) { return p.NotBefore(), p.NotAfter() }
+func (p prepared) Facts() delegation.Facts {
+	return delegation.Facts{Serial: p.Serial(), NotBefore: p.NotBefore(), NotAfter: p.NotAfter(), IssuerSPKIHash: chain.SPKIHash(p.issuer.Certificate())}
+}
 
 func (c *certifier) of(k chain.Kind) *ca.Issuer {
 	if k == chain.Agent {
@@ -336,7 +338,7 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 		agents:   newIssuer(t, result.AgentCAs[0], keys, root, lint.Agent),
 		services: newIssuer(t, result.ServiceCAs[0], keys, root, lint.Service),
 	}
-	first, err := delegation.FirstOperator(result.Operator.Leaf, time.Now())
+	first, err := delegation.FirstOperator(result.Operator.Leaf, result.ServiceCAs[0].Leaf, time.Now())
 	must(t, err)
 	_, err = w.log.Append(t.Context(), first)
 	must(t, err)
@@ -344,7 +346,6 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 	trust, err := chain.NewTrust(testDomain, []*x509.Certificate{root}, issuing)
 	must(t, err)
 	limits := delegation.DefaultLimits()
-	now := time.Now()
 	limits.MalformedBurst = 10_000
 	w.domain, err = delegation.New(t.Context(), delegation.Config{
 		Origin: testDomain + "/log", Trust: trust, Log: w.log, Certifier: c, Policy: permit{},
@@ -352,7 +353,7 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 		Ready:     func() error { return w.ready },
 		Provider:  func(context.Context) error { return w.idp },
 		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },
-		Issuer:    issuerURL, ClientID: "consent", Limits: limits, Now: func() time.Time { return now }, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
+		Issuer:    issuerURL, ClientID: "consent", Limits: limits, Now: time.Now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
 	w.trust = Trust{TrustDomain: testDomain, Roots: []*x509.Certificate{root}, Issuing: issuing, CRL: func(name string) ([]byte, error) {

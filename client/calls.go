@@ -106,7 +106,7 @@ func (c *Client) Ready(ctx context.Context) (v1.Ready, error) {
 	if err != nil {
 		return v1.Ready{}, fmt.Errorf("client: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	return readReady(resp)
 }
 
@@ -142,7 +142,7 @@ func (c *Client) Export(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("client: export: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 		if err != nil {

@@ -40,7 +40,7 @@ type Client struct {
 }
 
 // Problem is a refusal by the appliance (RFC 9457).
-type Problem struct{ v1.Problem }
+type Problem struct{ v1.Problem } //nolint:errname // the word of RFC 9457
 
 // Error says the code and the detail.
 func (p *Problem) Error() string {
@@ -136,7 +136,7 @@ func (c *Client) send(req *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return nil, fmt.Errorf("client: %s %s: %w", req.Method, req.URL.Path, err)

@@ -64,7 +64,7 @@ func NewSpawnID() (string, error) {
 		return "", fmt.Errorf("client: new spawn id: %w", err)
 	}
 	var ms [8]byte
-	binary.BigEndian.PutUint64(ms[:], uint64(time.Now().UnixMilli())) //nolint:gosec // after 1970
+	binary.BigEndian.PutUint64(ms[:], uint64(time.Now().UnixMilli()))
 	copy(u[:6], ms[2:])
 	u[6], u[8] = u[6]&0x0f|0x70, u[8]&0x3f|0x80
 	return chain.FormatUUID(u), nil

@@ -230,3 +230,30 @@ func (r Receipt) checkSeal(t *tally, a *anchors, head checkpoint.Checkpoint, env
 	t.check(CheckQuote, where, a.quote(info, quote.Statement{Attest: r.Seal.Quote, Signature: r.Seal.QuoteSig, PCRs: r.Seal.PCRs}))
 	t.check(CheckCounter, where, a.counter(info, quote.Statement{Attest: r.Seal.NV, Signature: r.Seal.NVSig}))
 }
+
+// Covers says whether r proves, by the anchors of trust, that the certificate with this SHA-256(TBSCertificate) was recorded before it was
+// signed: the check "logged" of chain.Verify. A receipt that vouches for itself proves nothing, so a nil trust is an error.
+func (r Receipt) Covers(tbs [32]byte, trust *Trust) error {
+	if trust == nil {
+		return errors.New("receipt: no trust file")
+	}
+	report := VerifyReceipt(r, trust)
+	if failed := report.Failed(); len(failed) > 0 {
+		return fmt.Errorf("receipt: %s: %s", failed[0].Name, failed[0].Detail)
+	}
+	if !report.Valid {
+		return errors.New("receipt: not valid")
+	}
+	env, err := record.Check(r.Envelope)
+	if err != nil {
+		return fmt.Errorf("receipt: %w", err)
+	}
+	body, err := record.DecodeBody[record.IssueBody](env)
+	if err != nil || env.Type != record.TypeIssue {
+		return errors.New("receipt: not of an issue entry")
+	}
+	if body.TBSHash != hexOf(tbs) {
+		return errors.New("receipt: of another certificate")
+	}
+	return nil
+}

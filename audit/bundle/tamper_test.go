@@ -231,6 +231,12 @@ func TestTampering(t *testing.T) {
 			[]expected{{bundle.CheckEvidence, grantEntry(w), "evidence/" + id(0x100) + ".json", ""}},
 		},
 		{
+			"evidence with a line feed more", func(t *testing.T, m memory) {
+				m["evidence/"+id(0x100)+".json"] = append(m["evidence/"+id(0x100)+".json"], '\n')
+			}, false,
+			[]expected{{bundle.CheckEvidence, grantEntry(w), "evidence/" + id(0x100) + ".json", ""}},
+		},
+		{
 			"evidence removed", func(t *testing.T, m memory) { delete(m, "evidence/"+id(0x100)+".json") }, false,
 			[]expected{{bundle.CheckEvidence, grantEntry(w), "evidence/" + id(0x100) + ".json", bundle.Unproven}},
 		},
@@ -250,6 +256,19 @@ func TestTampering(t *testing.T) {
 			template := &x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, NotAfter: w.now.AddDate(1, 0, 0)}
 			m["certs/ak-cert.pem"] = pemOf("CERTIFICATE", w.leafFor(w.authority(nil, "root"), key, template))
 		}, false, []expected{{bundle.CheckAK, -1, "certs/ak-cert.pem", ""}}},
+		{
+			"audit certificate by another root", func(t *testing.T, m memory) {
+				template := &x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, NotAfter: w.now.AddDate(1, 0, 0)}
+				m["certs/audit.pem"] = pemOf("CERTIFICATE", w.leafFor(w.authority(nil, "root"), &w.audit.PublicKey, template))
+			}, false,
+			[]expected{{bundle.CheckCertificate, -1, "certs/audit.pem", ""}},
+		},
+		{
+			"audit certificate by the root", func(t *testing.T, m memory) {
+				template := &x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, NotAfter: w.now.AddDate(1, 0, 0)}
+				m["certs/audit.pem"] = pemOf("CERTIFICATE", w.leafFor(w.root, &w.audit.PublicKey, template))
+			}, false, nil,
+		},
 		{
 			"AK", func(t *testing.T, m memory) { m["certs/ak.pem"] = m["certs/audit.pem"] }, false,
 			[]expected{{bundle.CheckAK, -1, "certs/ak.pem", ""}},

@@ -2,15 +2,12 @@ package main
 
 import (
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/signet-pki/signet/audit/bundle"
-	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
@@ -164,28 +161,6 @@ func (c *certCommand) receipt(in *chain.Input) error {
 	if err != nil {
 		return err
 	}
-	in.Logged = func(tbs [32]byte) error { return covers(r, trust, tbs) }
-	return nil
-}
-
-func covers(r bundle.Receipt, trust *bundle.Trust, tbs [32]byte) error {
-	report := bundle.VerifyReceipt(r, trust)
-	if failed := report.Failed(); !report.Valid && len(failed) > 0 {
-		return fmt.Errorf("receipt: %s: %s", failed[0].Name, failed[0].Detail)
-	}
-	if !report.Valid {
-		return errors.New("receipt: not valid")
-	}
-	env, err := record.Check(r.Envelope)
-	if err != nil {
-		return err
-	}
-	body, err := record.DecodeBody[record.IssueBody](env)
-	if err != nil || env.Type != record.TypeIssue {
-		return errors.New("receipt: not of an issue entry")
-	}
-	if body.TBSHash != hex.EncodeToString(tbs[:]) {
-		return errors.New("receipt: of another certificate")
-	}
+	in.Logged = func(tbs [32]byte) error { return r.Covers(tbs, trust) }
 	return nil
 }

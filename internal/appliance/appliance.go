@@ -72,7 +72,7 @@ func (a *Appliance) openLog(ctx context.Context, indexKey []byte, now func() tim
 	if err != nil {
 		return fmt.Errorf("audit key: %w", err)
 	}
-	a.log, err = audit.Open(ctx, a.cfg.auditConfig(key, quoter{a.devices.tpm}, indexKey, now, a.logger.With("part", "audit")))
+	a.log, err = audit.Open(ctx, a.cfg.auditConfig(key, quoter{a.devices.tpm}, indexKey, now, a.logger.With(slog.String("part", "audit"))))
 	return err
 }
 
@@ -98,7 +98,7 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 		return err
 	}
 	a.listener = &listener{domain: a.domain, names: a.cfg.Names, td: a.cfg.TrustDomain, now: o.Now, log: a.logger}
-	return a.newServer(t, certifier, engine, o)
+	return a.newServer(ctx, t, certifier, engine, o)
 }
 
 func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, engine *opa.Engine, indexKey []byte, now func() time.Time) (*delegation.Service, error) {

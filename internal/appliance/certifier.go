@@ -17,7 +17,6 @@ import (
 type certifier struct {
 	agents   []*ca.Issuer // by NotBefore
 	services []*ca.Issuer
-	crlURL   string
 	now      func() time.Time
 }
 

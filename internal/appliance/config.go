@@ -130,7 +130,7 @@ type Resource struct {
 
 // LoadConfig reads a configuration file. All problems come in one error, each with its path in the file.
 func LoadConfig(path string) (Config, error) {
-	b, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return Config{}, fmt.Errorf("configuration: %w", err)
 	}

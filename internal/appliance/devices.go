@@ -22,7 +22,7 @@ type devices struct {
 func (c *Config) openToken(ctx context.Context, t Token, log *slog.Logger) (*hsm.Token, error) {
 	tok, err := hsm.Open(ctx, hsm.Config{
 		Module: t.Module, Token: t.Label, PINFile: c.path(t.PINFile), Sessions: t.Sessions, Timeout: t.Timeout,
-	}, log.With("token", t.Label))
+	}, log.With(slog.String("token", t.Label)))
 	if err != nil {
 		return nil, fmt.Errorf("token %q: %w", t.Label, err)
 	}
@@ -34,7 +34,7 @@ func (c *Config) openTPM(ctx context.Context, log *slog.Logger) (*tpm.Device, er
 	if err != nil {
 		return nil, fmt.Errorf("tpm.pcrs: %w", err)
 	}
-	dev, err := tpm.Open(ctx, tpm.Config{Path: c.TPM.Path, Timeout: c.TPM.Timeout, PCRs: sel}, log.With("device", "tpm"))
+	dev, err := tpm.Open(ctx, tpm.Config{Path: c.TPM.Path, Timeout: c.TPM.Timeout, PCRs: sel}, log.With(slog.String("device", "tpm")))
 	if err != nil {
 		return nil, fmt.Errorf("tpm %s: %w", c.TPM.Path, err)
 	}

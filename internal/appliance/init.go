@@ -188,7 +188,7 @@ func (c *Config) writeBinding(b quote.Binding) error {
 
 // beginLog writes leaf 0, which pins every key that later entries are checked with, and the first operator.
 func (k *ceremonyKeys) beginLog(ctx context.Context, c Config, r ceremony.Result, b quote.Binding, indexKey []byte, now time.Time) error {
-	first, err := c.leafZero(r, b, now)
+	first, err := c.leafZero(ctx, r, b, now)
 	if err != nil {
 		return err
 	}
@@ -200,8 +200,8 @@ func (k *ceremonyKeys) beginLog(ctx context.Context, c Config, r ceremony.Result
 	return audit.Create(ctx, cfg, []record.Entry{first, operator})
 }
 
-func (c *Config) leafZero(r ceremony.Result, b quote.Binding, now time.Time) (record.Entry, error) {
-	engine, err := opa.New(context.Background(), opa.Options{})
+func (c *Config) leafZero(ctx context.Context, r ceremony.Result, b quote.Binding, now time.Time) (record.Entry, error) {
+	engine, err := opa.New(ctx, opa.Options{})
 	if err != nil {
 		return record.Entry{}, err
 	}
@@ -237,7 +237,7 @@ func ders(certs []ceremony.Certificate) []string {
 
 // readCertificates reads one PEM file.
 func readCertificates(path string) ([]*x509.Certificate, error) {
-	b, err := os.ReadFile(path) //nolint:gosec // below the configured directory
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}

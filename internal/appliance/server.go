@@ -11,12 +11,12 @@ import (
 )
 
 // newServer puts the API in front of the parts.
-func (a *Appliance) newServer(t trust, c *certifier, engine *opa.Engine, o Options) error {
+func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine *opa.Engine, o Options) error {
 	certs, err := a.cfg.certificates(t)
 	if err != nil {
 		return err
 	}
-	log, err := newAPILog(context.Background(), a.log, certs, attachments{a.log, a.domain, engine})
+	log, err := newAPILog(ctx, a.log, certs, attachments{a.log, a.domain, engine})
 	if err != nil {
 		return err
 	}

@@ -31,9 +31,9 @@ var everything = []string{
 }
 
 var table = []row{
-	{pattern: "cmd/signetd", imports: []string{"internal/appliance", "ca/ceremony"}},
-	{pattern: "cmd/signet", imports: []string{"client", "api/v1"}, never: noServer, noCgo: true},
-	{pattern: "cmd/signet-verify", imports: []string{"audit/bundle", "delegation/chain"}, never: noVerifier, noCgo: true},
+	{pattern: "cmd/signetd", imports: []string{"internal/appliance", "internal/dev"}},
+	{pattern: "cmd/signet", imports: []string{"client", "api/v1", "delegation/chain"}, never: noServer, noCgo: true},
+	{pattern: "cmd/signet-verify", imports: []string{"audit/bundle", "audit/record", "delegation/chain"}, never: noVerifier, noCgo: true},
 
 	{pattern: "hsm"},
 	{pattern: "tpm", imports: []string{"tpm/quote"}},
@@ -43,7 +43,7 @@ var table = []row{
 	{pattern: "ca/lint", pure: true},
 	{pattern: "ca/ceremony", imports: []string{"ca", "ca/lint", "internal/durable"}},
 
-	{pattern: "api", imports: []string{"api/v1", "delegation", "policy"}, never: []string{opa}},
+	{pattern: "api", imports: []string{"api/v1", "delegation", "delegation/chain", "policy"}, never: []string{opa}},
 	{pattern: "api/v1"},
 
 	{pattern: "audit", imports: []string{"store", "audit/record", "audit/merkle", "audit/checkpoint", "internal/durable"}},
@@ -58,7 +58,7 @@ var table = []row{
 	},
 
 	{pattern: "firmware-notes"},
-	{pattern: "softhsm-test", imports: []string{"internal/appliance", "internal/testrig/...", "client"}},
+	{pattern: "softhsm-test", imports: append([]string{"internal/...", "client", "api/v1"}, everything...)},
 
 	{pattern: "delegation", imports: []string{"audit/record", "policy", "delegation/chain"}, never: []string{opa, echo}},
 	{pattern: "delegation/chain", pure: true},
@@ -76,7 +76,9 @@ var table = []row{
 
 	{pattern: "internal/appliance/...", imports: everything},
 	{pattern: "internal/durable"},
-	{pattern: "internal/devkit/...", imports: []string{"internal/swtpmd", "internal/durable"}},
+	{pattern: "internal/dev", imports: []string{"internal/appliance", "internal/demo", "internal/devkit/...", "internal/durable", "ca/ceremony"}},
+	{pattern: "internal/demo/...", imports: []string{"client", "api/v1", "delegation/chain", "audit/bundle", "internal/demo/..."}, never: []string{badger, echo, opa, pkcs11, crypto1}},
+	{pattern: "internal/devkit/...", imports: []string{"internal/swtpmd", "internal/durable", "hsm"}},
 	{pattern: "internal/swtpmd", imports: []string{"internal/durable"}},
 	{pattern: "internal/archtest"},
 	{pattern: "internal/testrig/...", imports: everything},

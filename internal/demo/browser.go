@@ -73,7 +73,7 @@ func (b *browser) do(req *http.Request) (page, error) {
 	if err != nil {
 		return page{}, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
 		return page{}, err

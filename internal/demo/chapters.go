@@ -149,7 +149,7 @@ func (s *story) spawn(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.checked("%s, for %s", s.agent.issued.SPIFFEID, s.agent.issued.NotAfter.Sub(time.Now()).Round(time.Minute))
+	s.checked("%s, for %s", s.agent.issued.SPIFFEID, time.Until(s.agent.issued.NotAfter).Round(time.Minute))
 	s.checked("the certificate says: on behalf of %s, task %s, scope %s, until %s", d.Grant.Subject, chain.FormatUUID(d.TaskID),
 		d.Hops[len(d.Hops)-1].Scope, d.Hops[len(d.Hops)-1].NotAfter.Format(time.RFC3339))
 	return s.savePath("agent.pem", s.agent)

@@ -147,7 +147,7 @@ func (s *story) export(ctx context.Context) error {
 		}
 	}
 	tarPath := filepath.Join(s.dir, "bundle.tar")
-	f, err := os.Create(tarPath) //nolint:gosec // below the directory given
+	f, err := os.Create(tarPath)
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (s *story) verify(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close() //nolint:errcheck // read only
+	defer root.Close()
 	report, err := bundle.Verify(ctx, root.FS(), bundle.Options{})
 	if err != nil {
 		return err

@@ -10,11 +10,11 @@ import (
 
 // unpack writes the files of a bundle's tar below dir, which is made. bundle.OpenTar refuses what is no bundle.
 func unpack(tarPath, dir string) error {
-	f, err := os.Open(tarPath) //nolint:gosec // just written
+	f, err := os.Open(tarPath)
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer func() { _ = f.Close() }() // read only
 	info, err := f.Stat()
 	if err != nil {
 		return err

@@ -171,7 +171,7 @@ func guide(ctx context.Context, a *appliance.Appliance, dir string, cfg applianc
 			return err
 		}
 	}
-	fmt.Fprintf(o.Out, "Signet (development) serves at %s\n  root certificate  %s\n  operator          %s, %s\nCtrl-C stops it.\n",
+	_, _ = fmt.Fprintf(o.Out, "Signet (development) serves at %s\n  root certificate  %s\n  operator          %s, %s\nCtrl-C stops it.\n",
 		cfg.PublicURL, filepath.Join(dir, "pki", "root.pem"), filepath.Join(dir, "pki", "operator.pem"), filepath.Join(dir, operatorKey))
 	if o.Exit {
 		stop()

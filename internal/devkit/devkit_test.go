@@ -51,7 +51,7 @@ func useAll(t *testing.T, d *devkit.Devices, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer tok.Close() //nolint:errcheck // the test is about making
+		defer tok.Close()
 		if _, err := tok.Generate(t.Context(), "key", hsm.P256); err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func useAll(t *testing.T, d *devkit.Devices, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dev.Close() //nolint:errcheck // likewise
+	defer dev.Close()
 	if !dev.Simulated(t.Context()) {
 		t.Error("a swtpm does not count as simulated")
 	}

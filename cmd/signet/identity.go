@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	v1 "github.com/signet-pki/signet/api/v1"
+	"github.com/signet-pki/signet/client"
+)
+
+// retry is the flag of what can be tied to its first attempt.
+type retry struct {
+	IdempotencyKey string `name:"idempotency-key" placeholder:"TEXT" help:"Ties a retry to its first attempt, for 24 hours."`
+}
+
+func (r retry) options() []client.Option {
+	if r.IdempotencyKey == "" {
+		return nil
+	}
+	return []client.Option{client.Idempotent(r.IdempotencyKey)}
+}
+
+type orchestratorCommands struct {
+	Register registerOrchestratorCommand `cmd:"" help:"Make an orchestrator known, as an operator, and get its join token."`
+	Attest   attestCommand               `cmd:"" help:"Prove to be a registered orchestrator, and get its certificate."`
+}
+
+type registerOrchestratorCommand struct {
+	retry    `embed:""`
+	Name     string        `arg:"" help:"Its name."`
+	Type     []string      `name:"type" placeholder:"TYPE" help:"A type of agent that it may spawn; repeatable. None by default."`
+	MaxTTL   time.Duration `name:"max-ttl" help:"The longest life of its agents; the appliance's limit by default."`
+	PopRoots string        `name:"x509pop-roots" placeholder:"FILE" help:"The CAs whose certificates attest it, PEM."`
+	TokenOut string        `name:"token-out" placeholder:"FILE" help:"Write the join token there, for its owner alone, and do not print it."`
+}
+
+func (q registerOrchestratorCommand) Run(ctx context.Context, s *session) error {
+	if err := absent("--token-out", q.TokenOut); err != nil {
+		return err
+	}
+	ttl, err := wholeSeconds("--max-ttl", q.MaxTTL)
+	if err != nil {
+		return err
+	}
+	req := v1.OrchestratorRegistration{Name: q.Name, AgentTypes: q.Type, MaxTTL: ttl}
+	if q.PopRoots != "" {
+		roots, err := readFile(q.PopRoots, maxFile)
+		if err != nil {
+			return fmt.Errorf("--x509pop-roots: %w", err)
+		}
+		req.X509PopRoots = string(roots)
+	}
+	c, err := s.connect()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	out, err := c.RegisterOrchestrator(ctx, req, q.options()...)
+	if err != nil {
+		return err
+	}
+	if q.TokenOut != "" {
+		if err := writeBytes(q.TokenOut, 0o600, []byte(out.JoinToken+"\n")); err != nil {
+			return fmt.Errorf("--token-out: the join token is lost; register again: %w", err)
+		}
+		out.JoinToken = ""
+	}
+	return s.print(out, row{"orchestrator", out.SPIFFEID}, row{"join token", out.JoinToken},
+		row{"expires", timeText(out.JoinTokenExpires)}, receiptRow(out.AuditReceipt))
+}
+
+type attestCommand struct {
+	holder    `embed:""`
+	Name      string `arg:"" help:"The orchestrator's name."`
+	TokenFile string `name:"token-file" placeholder:"FILE" xor:"method" required:"" help:"The join token."`
+	X509Pop   bool   `name:"x509pop" xor:"method" required:"" help:"Prove it by --cert and --key, from a CA named at registration."`
+}
+
+func (q attestCommand) Run(ctx context.Context, s *session) error {
+	req := v1.Attestation{Method: v1.MethodX509Pop}
+	if q.TokenFile != "" {
+		token, err := readToken(q.TokenFile)
+		if err != nil {
+			return fmt.Errorf("--token-file: %w", err)
+		}
+		req = v1.Attestation{Method: v1.MethodJoinToken, Token: token}
+	}
+	return q.obtain(s, func(c *client.Client, csr string) (v1.Certificate, error) {
+		req.CSR = csr
+		return c.Attest(ctx, q.Name, req)
+	})
+}
+
+// obtain gets a certificate for a key, and writes both.
+func (h holder) obtain(s *session, ask func(c *client.Client, csr string) (v1.Certificate, error)) error {
+	c, err := s.connect()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	sub, err := h.prepare()
+	if err != nil {
+		return err
+	}
+	out, err := ask(c, sub.csr)
+	if err != nil {
+		return s.discard(sub, err)
+	}
+	if err := h.keep(sub, out.CertificateChain); err != nil {
+		return err
+	}
+	return s.print(out, row{"identity", out.SPIFFEID}, row{"not after", timeText(out.NotAfter)},
+		row{"certificate", h.CertOut}, row{"key", sub.made}, receiptRow(out.AuditReceipt))
+}
+
+type serviceCommands struct {
+	Register registerServiceCommand `cmd:"" help:"Make a service known, as an operator, and get its certificate."`
+}
+
+type registerServiceCommand struct {
+	holder `embed:""`
+	retry  `embed:""`
+	Name   string `arg:"" help:"Its name."`
+}
+
+func (q registerServiceCommand) Run(ctx context.Context, s *session) error {
+	return q.obtain(s, func(c *client.Client, csr string) (v1.Certificate, error) {
+		return c.RegisterService(ctx, v1.ServiceRegistration{Name: q.Name, CSR: csr}, q.options()...)
+	})
+}
+
+type operatorCommands struct {
+	Register registerOperatorCommand `cmd:"" help:"Make a person known, as an operator, and get the certificate."`
+}
+
+type registerOperatorCommand struct {
+	holder `embed:""`
+	retry  `embed:""`
+	Name   string `arg:"" help:"The person's name."`
+	Role   string `name:"role" required:"" enum:"operator,security_officer,auditor,privacy_officer" help:"One of ${enum}."`
+}
+
+func (q registerOperatorCommand) Run(ctx context.Context, s *session) error {
+	return q.obtain(s, func(c *client.Client, csr string) (v1.Certificate, error) {
+		return c.RegisterOperator(ctx, v1.OperatorRegistration{Name: q.Name, Role: q.Role, CSR: csr}, q.options()...)
+	})
+}

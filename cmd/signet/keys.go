@@ -1,0 +1,187 @@
+package main
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/signet-pki/signet/client"
+)
+
+// holder says which key the new certificate is for, and where the certificate goes.
+type holder struct {
+	KeyOut  string `name:"key-out" placeholder:"FILE" xor:"holder" required:"" help:"Make a P-256 key and write it there, for its owner alone."`
+	KeyIn   string `name:"key-in" placeholder:"FILE" xor:"holder" required:"" help:"Use this key, PEM, as a retry does."`
+	CSR     string `name:"csr" placeholder:"FILE" xor:"holder" required:"" help:"Use this certification request, PEM: its key stays where it is."`
+	CertOut string `name:"cert-out" placeholder:"FILE" required:"" help:"Write the certificate chain there, PEM, leaf first."`
+}
+
+// subject is the key that a certificate is asked for.
+type subject struct {
+	csr    string
+	public crypto.PublicKey
+	made   string // the file of the key that this run made
+}
+
+// prepare makes or reads the key. A new key is on disk before anybody is asked to certify it.
+func (h holder) prepare() (subject, error) {
+	if err := absent("--cert-out", h.CertOut); err != nil {
+		return subject{}, err
+	}
+	switch {
+	case h.CSR != "":
+		return readCSR(h.CSR)
+	case h.KeyIn != "":
+		key, err := readKey(h.KeyIn)
+		if err != nil {
+			return subject{}, fmt.Errorf("--key-in: %w", err)
+		}
+		return request(key)
+	}
+	if err := absent("--key-out", h.KeyOut); err != nil {
+		return subject{}, err
+	}
+	key, err := makeKey(h.KeyOut)
+	if err != nil {
+		return subject{}, fmt.Errorf("--key-out: %w", err)
+	}
+	out, err := request(key)
+	out.made = h.KeyOut
+	return out, err
+}
+
+func request(key crypto.Signer) (subject, error) {
+	csr, err := client.CSR(key)
+	return subject{csr: csr, public: key.Public()}, err
+}
+
+func makeKey(path string) (crypto.Signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return key, writeBytes(path, 0o600, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+func readKey(path string) (crypto.Signer, error) {
+	data, err := readFile(path, maxFile)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("%s: not PEM", path)
+	}
+	var key any
+	if block.Type == "EC PRIVATE KEY" {
+		key, err = x509.ParseECPrivateKey(block.Bytes)
+	} else {
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: not a private key", path) // the cause may tell of its bytes
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("%s: a %T cannot sign", path, key)
+	}
+	return signer, nil
+}
+
+func readCSR(path string) (subject, error) {
+	data, err := readFile(path, maxFile)
+	if err != nil {
+		return subject{}, fmt.Errorf("--csr: %w", err)
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return subject{}, fmt.Errorf("--csr: %s: not PEM", path)
+	}
+	req, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return subject{}, fmt.Errorf("--csr: %s: %w", path, err)
+	}
+	return subject{csr: string(data), public: req.PublicKey}, nil
+}
+
+// keep writes the certificate, once it is for this key.
+func (h holder) keep(sub subject, chain []string) error {
+	if err := certifies(chain, sub.public); err != nil {
+		return err
+	}
+	if err := writeBytes(h.CertOut, 0o644, []byte(strings.Join(chain, ""))); err != nil { //nolint:gosec // public
+		return fmt.Errorf("--cert-out: %w", err)
+	}
+	return nil
+}
+
+func certifies(chain []string, key crypto.PublicKey) error {
+	if len(chain) == 0 {
+		return errors.New("the answer has no certificate")
+	}
+	leaf, err := leafOf([]byte(chain[0]))
+	if err != nil {
+		return fmt.Errorf("the answer's certificate: %w", err)
+	}
+	public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(key) {
+		return errors.New("the answer's certificate is for another key")
+	}
+	return nil
+}
+
+// discard removes the key that this run made, if its request was refused for good. After any other failure the
+// certificate may exist: the key stays, for a retry.
+func (s *session) discard(sub subject, err error) error {
+	if sub.made == "" {
+		return err
+	}
+	var p *client.Problem
+	if errors.As(err, &p) && p.Status/100 == 4 && p.Status != http.StatusConflict {
+		return errors.Join(err, os.Remove(sub.made))
+	}
+	s.say("signet: the new key is kept; retry the same request with --key-in %s", sub.made)
+	return err
+}
+
+func leafOf(text []byte) (*x509.Certificate, error) {
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, errors.New("not a PEM certificate")
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+// spiffeID is whom a certificate names.
+func spiffeID(leaf *x509.Certificate) (string, error) {
+	if leaf == nil || len(leaf.URIs) != 1 {
+		return "", errors.New("the certificate names no SPIFFE ID")
+	}
+	return leaf.URIs[0].String(), nil
+}
+
+// agentID is the last segment of an agent's own SPIFFE ID.
+func agentID(cert *tls.Certificate) (string, error) {
+	id, err := spiffeID(cert.Leaf)
+	if err != nil {
+		return "", err
+	}
+	parts := strings.Split(id, "/")
+	if len(parts) != 6 || parts[3] != "agent" {
+		return "", fmt.Errorf("--cert: %s is no agent", id)
+	}
+	return parts[5], nil
+}
