@@ -25,7 +25,7 @@ func (s *Server) verify(_ *call, q *v1.VerifyRequest) (v1.VerifyReport, error) {
 	if err != nil {
 		return v1.VerifyReport{}, err
 	}
-	out := v1.VerifyReport{Valid: r.Valid, Checks: wireChecks(r.Checks), Agent: r.Agent.String()}
+	out := v1.VerifyReport{Valid: r.Valid, Checks: allChecks(r.Checks), Agent: r.Agent.String()}
 	if r.Delegation != nil {
 		d := wireDelegation(*r.Delegation)
 		out.Delegation = &d
@@ -59,7 +59,7 @@ func (s *Server) evaluate(c *call, q *v1.EvaluationRequest) (v1.EvaluationRespon
 	out := v1.EvaluationResponse{
 		// A permission that is not recorded is none, whatever else went wrong.
 		Decision: d.Allow && d.Position != nil,
-		Context:  v1.DecisionContext{DecisionID: d.ID, Reasons: d.Reasons, Checks: wireChecks(d.Checks)},
+		Context:  v1.DecisionContext{DecisionID: d.ID, Reasons: d.Reasons, Checks: allChecks(d.Checks)},
 	}
 	if d.Position != nil {
 		out.Context.AuditID = &d.Position.Index

@@ -118,6 +118,11 @@ func (c *contract) find(method, path string) *route {
 		return nil
 	}
 	for i := range c.routes {
+		if c.routes[i].method == method && c.routes[i].path == u.Path {
+			return &c.routes[i]
+		}
+	}
+	for i := range c.routes {
 		if c.routes[i].method == method && matches(c.routes[i].echoPath(), u.Path) {
 			return &c.routes[i]
 		}

@@ -128,6 +128,14 @@ func invalid(code, field, detail string) *delegation.Error {
 
 func (f *fault) refusal() *delegation.Error { return invalid(f.code, f.field, f.detail) }
 
+// allChecks is for answers, whose checks are never absent.
+func allChecks(checks []chain.Check) map[string]v1.Check {
+	if out := wireChecks(checks); out != nil {
+		return out
+	}
+	return map[string]v1.Check{}
+}
+
 func wireChecks(checks []chain.Check) map[string]v1.Check {
 	if len(checks) == 0 {
 		return nil

@@ -303,7 +303,25 @@ type world struct {
 	people map[role]*person
 	trust  Trust
 	schema *contract
-	logged *bytes.Buffer
+	logged *lockedBuffer
+}
+
+// lockedBuffer is a log that is read while it is written.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 // person is a client with an identity, or without one.
@@ -316,7 +334,7 @@ type person struct {
 
 func newWorld(t *testing.T, change ...func(*Config)) *world {
 	t.Helper()
-	w := &world{t: t, log: &memoryLog{state: map[string][]byte{}}, people: map[role]*person{}, logged: new(bytes.Buffer)}
+	w := &world{t: t, log: &memoryLog{state: map[string][]byte{}}, people: map[role]*person{}, logged: new(lockedBuffer)}
 	w.health = []Condition{{Name: "hsm", OK: true}, {Name: "ca", OK: false, Reason: "two CAs left", Severity: Warning}}
 	operatorKey := newKey(t)
 	result := w.open(operatorKey)

@@ -116,6 +116,7 @@ func (l *Log) refusal(now time.Time) refusals {
 // write returns an error only when the accepted items' outcome is unknown or they were not written.
 func (l *Log) write(live []*item, p *plan) error {
 	if err := l.cfg.hooks.reach("commit"); err != nil {
+		p.accepted = live
 		return l.failed(err)
 	}
 	before := len(p.rejected)

@@ -30,6 +30,12 @@ func (s *Service) register(ctx context.Context, by Caller, kind chain.Kind, q Re
 	if err != nil {
 		return Registered{}, err
 	}
+	if _, ok, err := s.replayed(by, q.Idempotency); err != nil {
+		return Registered{}, err
+	} else if ok {
+		// A join token is kept as a hash and cannot be shown again; a certificate is asked for under a new key.
+		return Registered{}, errRegistered()
+	}
 	if kind == chain.Orchestrator {
 		return s.registerOrchestrator(ctx, by, id, q)
 	}
@@ -42,6 +48,9 @@ func (s *Service) checkRegistration(by Caller, kind chain.Kind, q Registration) 
 	}
 	if !nameForm.MatchString(q.Name) {
 		return chain.ID{}, refuse(Invalid, "bad_name", "name", "1 to 64 of a-z 0-9 . _ -, beginning and ending with a letter or digit")
+	}
+	if kind == chain.Service && q.Name == ListenerName {
+		return chain.ID{}, refuse(Conflict, "name_reserved", "name", "this name is the appliance's own")
 	}
 	if kind == chain.Operator && !slices.Contains(Roles(), q.Role) {
 		return chain.ID{}, refuse(Invalid, "bad_role", "role", "one of operator, security_officer, auditor, privacy_officer")
@@ -79,6 +88,9 @@ func (q Registration) detail() map[string]string {
 	}
 }
 
+// ListenerName is the service name of the appliance's own port. Nobody can register it, and so nobody authenticates as it.
+const ListenerName = "signet"
+
 func errRegistered() *Error {
 	return refuse(Conflict, "already_registered", "name", "this name is registered")
 }
@@ -98,15 +110,19 @@ func (s *Service) registerOrchestrator(ctx context.Context, by Caller, id chain.
 	if err != nil {
 		return Registered{}, err
 	}
+	more, err := s.remember(by, q.Idempotency, q.Name)
+	if err != nil {
+		return Registered{}, err
+	}
 	env := record.Envelope{Type: record.TypeAdmin, Orchestrator: q.Name, Operator: by.ID.Name()}
 	pos, err := s.append(ctx, draft{
 		env:   env,
 		body:  record.AdminBody{Action: "register.orchestrator", Target: id.String(), Detail: q.detail()},
 		terms: termsOf(env),
-		mutations: []record.Mutation{
+		mutations: append(more,
 			create(identityKey(chain.Orchestrator, q.Name), identity, time.Time{}, errRegistered()),
 			create(joinKey(token), join, expires.Add(24*time.Hour), errRegistered()),
-		},
+		),
 	})
 	if err != nil {
 		return Registered{}, err
@@ -136,7 +152,8 @@ func (s *Service) registerWithCSR(ctx context.Context, by Caller, id chain.ID, q
 		env:  record.Envelope{Operator: by.ID.Name()},
 		body: record.IssueBody{Role: string(q.Role)},
 		mutations: func(Prepared) ([]record.Mutation, error) {
-			return []record.Mutation{create(identityKey(id.Kind(), id.Name()), identity, time.Time{}, errRegistered())}, nil
+			more, err := s.remember(by, q.Idempotency, q.Name)
+			return append(more, create(identityKey(id.Kind(), id.Name()), identity, time.Time{}, errRegistered())), err
 		},
 	}
 	issued, err := s.issueNamed(ctx, id, q.CSR, ttl, o)

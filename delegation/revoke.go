@@ -126,16 +126,23 @@ func (s *Service) revoke(ctx context.Context, by Caller, q RevokeRequest) (Revoc
 	if err != nil {
 		return Revocation{}, err
 	}
+	if _, _, err := s.replayed(by, q.Idempotency); err != nil {
+		return Revocation{}, err
+	}
 	if v, ok := s.revoked.get(q.Kind, q.ID); ok {
 		return v, nil
 	}
-	return s.end(ctx, by, q, about, nil)
+	return s.end(ctx, by, q, about)
 }
 
-// end appends a revocation with whatever else belongs to it.
-func (s *Service) end(ctx context.Context, by Caller, q RevokeRequest, about record.Envelope, extra []record.Mutation) (Revocation, error) {
+// end appends a revocation.
+func (s *Service) end(ctx context.Context, by Caller, q RevokeRequest, about record.Envelope) (Revocation, error) {
 	v := Revocation{Seq: s.revoked.next(), Kind: q.Kind, ID: q.ID, Reason: q.Reason, Time: s.cfg.Now().UTC()}
 	value, err := encode(revokedState{Seq: v.Seq, Reason: v.Reason, Time: v.Time})
+	if err != nil {
+		return Revocation{}, err
+	}
+	m, err := s.remember(by, q.Idempotency, q.ID)
 	if err != nil {
 		return Revocation{}, err
 	}
@@ -145,7 +152,7 @@ func (s *Service) end(ctx context.Context, by Caller, q RevokeRequest, about rec
 		env:       about,
 		body:      record.RevokeBody{Kind: q.Kind.String(), ID: s.publicID(q.Kind, q.ID), Reason: q.Reason, Seq: v.Seq},
 		terms:     termsOf(about),
-		mutations: append(extra, record.Mutation{Key: revKey(q.Kind, q.ID), Value: value}),
+		mutations: append(m, record.Mutation{Key: revKey(q.Kind, q.ID), Value: value}),
 	})
 	if err != nil {
 		return Revocation{}, err

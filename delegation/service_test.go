@@ -342,6 +342,40 @@ func TestJoinTokenOnce(t *testing.T) {
 	}
 }
 
+func TestIdempotencyKeysAreBoundToTheirRequest(t *testing.T) {
+	r := newRig(t)
+	first := delegation.Idempotency{Key: "k", Hash: [32]byte{1}}
+	reg := delegation.Registration{Name: "lab", Idempotency: first}
+	if _, err := r.s.Register(t.Context(), r.operator, chain.Orchestrator, reg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.s.Register(t.Context(), r.operator, chain.Orchestrator, reg); code(t, err) != "already_registered" {
+		t.Errorf("the same request again: %v", err)
+	}
+	reg.Name, reg.Idempotency.Hash = "other", [32]byte{2}
+	if _, err := r.s.Register(t.Context(), r.operator, chain.Orchestrator, reg); code(t, err) != "idempotency_key_reused" {
+		t.Errorf("another request under the same key: %v", err)
+	}
+	q := delegation.RevokeRequest{Kind: chain.RevOrchestrator, ID: "lab", Idempotency: delegation.Idempotency{Key: "r", Hash: [32]byte{1}}}
+	for range 2 {
+		if _, err := r.s.Revoke(t.Context(), r.operator, q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q.ID, q.Idempotency.Hash = "other", [32]byte{2}
+	if _, err := r.s.Revoke(t.Context(), r.operator, q); code(t, err) != "idempotency_key_reused" {
+		t.Errorf("another revocation under the same key: %v", err)
+	}
+}
+
+func TestReservedName(t *testing.T) {
+	r := newRig(t)
+	_, err := r.s.Register(t.Context(), r.operator, chain.Service, delegation.Registration{Name: delegation.ListenerName, CSR: csr(t, newKey(t))})
+	if code(t, err) != "name_reserved" {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestNoGrantWithoutProvider(t *testing.T) {
 	r := newRig(t)
 	by := r.auth(r.orchestrator("lab"))

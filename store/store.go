@@ -90,6 +90,11 @@ func Open(dir string, opt Options) (*DB, error) {
 	if err := Guard(dir, opt.ReadOnly); err != nil {
 		return nil, err
 	}
+	if opt.ReadOnly {
+		if err := checkClean(dir); err != nil {
+			return nil, err
+		}
+	}
 	o := badger.DefaultOptions(dir).
 		WithSyncWrites(true).
 		WithChecksumVerificationMode(options.OnTableAndBlockRead).
@@ -104,13 +109,23 @@ func Open(dir string, opt Options) (*DB, error) {
 		WithReadOnly(opt.ReadOnly).
 		WithLogger(logger{opt.Log})
 	db, err := badger.Open(o)
-	if errors.Is(err, badger.ErrTruncateNeeded) {
-		return nil, fmt.Errorf("%w: %w", ErrUnclean, err)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("store: open: %w", err)
 	}
 	return &DB{badger: db}, nil
+}
+
+// checkClean refuses with [ErrUnclean] a store with a write-ahead log: a clean close leaves none, and Badger cannot replay
+// one without truncating it.
+func checkClean(dir string) error {
+	wals, err := filepath.Glob(filepath.Join(dir, "*.mem"))
+	if err != nil {
+		return fmt.Errorf("store: open: %w", err)
+	}
+	if len(wals) > 0 {
+		return fmt.Errorf("%w: %s", ErrUnclean, wals[0])
+	}
+	return nil
 }
 
 // Close flushes and closes. No transaction may be running.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -181,6 +182,7 @@ func (a *Appliance) close() error {
 
 // Serve is the daemon: New and Run on the configured address.
 func Serve(ctx context.Context, c Config, log *slog.Logger) error {
+	debug.SetMemoryLimit(c.Limits.Memory)
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
 	if err != nil {
 		return err

@@ -116,6 +116,8 @@ type Limits struct {
 	WorkloadTTL time.Duration `yaml:"workload_ttl"`
 	// GrantLife is the longest time from consent to deadline (default 24h).
 	GrantLife time.Duration `yaml:"grant_life"`
+	// Memory is the heap size, in bytes, that the garbage collector defends (default 2 GiB): policy has no bound of its own.
+	Memory int64 `yaml:"memory"`
 	// Concurrency is the number of requests at a time (default 256).
 	Concurrency int `yaml:"concurrency"`
 }
@@ -166,6 +168,7 @@ func (c *Config) defaults() {
 	orElse(&c.Limits.AgentTTL, 10*time.Minute)
 	orElse(&c.Limits.WorkloadTTL, 24*time.Hour)
 	orElse(&c.Limits.GrantLife, 24*time.Hour)
+	orElse(&c.Limits.Memory, 2<<30)
 	orElse(&c.Limits.Concurrency, 256)
 }
 

@@ -17,9 +17,6 @@ import (
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
-// listenerName is the service identity of the appliance's own port.
-const listenerName = "signet"
-
 // listenerTTL is the life of the port's certificate; it is renewed when a third of it is left.
 const listenerTTL = 24 * time.Hour
 
@@ -43,7 +40,7 @@ func (l *listener) renew(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listener: %w", err)
 	}
-	id, err := chain.NamedID(l.td, chain.Service, listenerName)
+	id, err := chain.NamedID(l.td, chain.Service, delegation.ListenerName)
 	if err != nil {
 		return fmt.Errorf("listener: %w", err)
 	}
