@@ -146,15 +146,27 @@ func certifies(chain []string, key crypto.PublicKey) error {
 // discard removes the key that this run made, if its request was refused for good. After any other failure the
 // certificate may exist: the key stays, for a retry.
 func (s *session) discard(sub subject, err error) error {
+	if !ambiguous(err) {
+		return unsent(sub, err)
+	}
+	if sub.made != "" {
+		s.say("signet: the new key is kept; retry the same request with --key-in %s", sub.made)
+	}
+	return err
+}
+
+// unsent removes the key that this run made for a request that came to nothing.
+func unsent(sub subject, err error) error {
 	if sub.made == "" {
 		return err
 	}
+	return errors.Join(err, os.Remove(sub.made))
+}
+
+// ambiguous says whether a failed request may have been carried out.
+func ambiguous(err error) bool {
 	var p *client.Problem
-	if errors.As(err, &p) && p.Status/100 == 4 && p.Status != http.StatusConflict {
-		return errors.Join(err, os.Remove(sub.made))
-	}
-	s.say("signet: the new key is kept; retry the same request with --key-in %s", sub.made)
-	return err
+	return !errors.As(err, &p) || p.Status/100 != 4 || p.Status == http.StatusConflict
 }
 
 func leafOf(text []byte) (*x509.Certificate, error) {

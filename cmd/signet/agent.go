@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"strconv"
+	"time"
+
+	v1 "github.com/signet-pki/signet/api/v1"
+	"github.com/signet-pki/signet/client"
+)
+
+// allowance is added to the end that a delegator signs where it asks for a lifetime: the appliance counts from its own
+// clock, a little later.
+const allowance = time.Minute
+
+// child is what is asked for, by an orchestrator or by a parent.
+type child struct {
+	holder
+	retry
+	Type     string        `name:"type" required:"" help:"The agent's type."`
+	Scope    []string      `name:"scope" required:"" placeholder:"TOKEN" help:"What the agent may do; repeatable."`
+	TTL      time.Duration `name:"ttl" help:"How long it lives; as long as allowed by default."`
+	MaxDepth int           `name:"max-depth" help:"Levels of sub-agents below it."`
+	SpawnID  string        `name:"spawn-id" placeholder:"UUID" help:"A UUIDv7 that becomes the agent's id; a retry names the first attempt's."`
+}
+
+func (q child) request(task string, sub subject) (v1.SpawnRequest, error) {
+	ttl, err := wholeSeconds("--ttl", q.TTL)
+	if err != nil {
+		return v1.SpawnRequest{}, err
+	}
+	out := v1.SpawnRequest{
+		TaskID: task, SpawnID: q.SpawnID, AgentType: q.Type, Scope: q.Scope, TTL: ttl, MaxDepth: q.MaxDepth, CSR: sub.csr,
+	}
+	if out.SpawnID == "" {
+		out.SpawnID, err = client.NewSpawnID()
+	}
+	return out, err
+}
+
+// sign adds the delegator's statement: no agent outlives limit under it.
+func (q child) sign(s *session, cert *tls.Certificate, origin string, parent [32]byte, sub subject, limit time.Time, req *v1.SpawnRequest) error {
+	if q.TTL > 0 {
+		if end := s.now().Add(q.TTL + allowance); end.Before(limit) {
+			limit = end
+		}
+	}
+	if _, err := spiffeID(cert.Leaf); err != nil {
+		return fmt.Errorf("--cert: %w", err)
+	}
+	jws, err := client.SignSpawn(cert, origin, parent, sub.public, cert.Leaf.URIs[0].Host, *req, limit)
+	req.Confirmation = jws
+	return err
+}
+
+// receive writes the new identity and shows it.
+func (q child) receive(s *session, sub subject, out v1.Spawned) error {
+	if err := q.keep(sub, out.CertificateChain); err != nil {
+		return err
+	}
+	return s.print(out, row{"agent", out.AgentID}, row{"identity", out.SPIFFEID}, row{"not after", timeText(out.NotAfter)},
+		row{"certificate", q.CertOut}, row{"key", sub.made}, receiptRow(out.AuditReceipt))
+}
+
+// failed keeps what a retry needs.
+func (q child) failed(s *session, sub subject, req v1.SpawnRequest, err error) error {
+	if err = s.discard(sub, err); q.SpawnID == "" && ambiguous(err) {
+		s.say("signet: and with --spawn-id %s", req.SpawnID)
+	}
+	return err
+}
+
+type spawnCommand struct {
+	child   `embed:""`
+	Task    string `name:"task" required:"" placeholder:"ID" help:"The task that it works on."`
+	Confirm bool   `name:"confirm" default:"true" negatable:"" help:"Sign the delegation with the orchestrator's key."`
+}
+
+func (q spawnCommand) Run(ctx context.Context, s *session) error {
+	c, cert, err := s.connectIdentified()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var basis *spawnBasis
+	if q.Confirm {
+		if basis, err = spawnFrom(ctx, c, cert, q.Task); err != nil {
+			return err
+		}
+	}
+	sub, err := q.prepare()
+	if err != nil {
+		return err
+	}
+	req, err := q.request(q.Task, sub)
+	if err == nil && basis != nil {
+		err = q.sign(s, cert, basis.origin, basis.parent, sub, basis.limit, &req)
+	}
+	if err != nil {
+		return unsent(sub, err)
+	}
+	out, err := c.Spawn(ctx, req, q.options()...)
+	if err != nil {
+		return q.failed(s, sub, req, err)
+	}
+	return q.receive(s, sub, out)
+}
+
+// spawnBasis is what a delegation refers to.
+type spawnBasis struct {
+	origin string    // of the log
+	parent [32]byte  // what the delegator's own right rests on
+	limit  time.Time // when that ends
+}
+
+// spawnFrom reads the grant on which an orchestrator's delegation rests.
+func spawnFrom(ctx context.Context, c *client.Client, cert *tls.Certificate, task string) (*spawnBasis, error) {
+	t, err := c.Task(ctx, task)
+	if err != nil {
+		return nil, err
+	}
+	g, err := c.Grant(ctx, t.GrantID)
+	if err != nil {
+		return nil, err
+	}
+	parent, err := client.ParentHash(cert.Leaf, g.GrantHash)
+	if err != nil {
+		return nil, err
+	}
+	origin, err := c.Origin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &spawnBasis{origin: origin, parent: parent, limit: t.NotAfter}, nil
+}
+
+type delegateCommand struct {
+	child `embed:""`
+}
+
+func (q delegateCommand) Run(ctx context.Context, s *session) error {
+	c, cert, err := s.connectIdentified()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	parent, err := agentID(cert)
+	if err != nil {
+		return err
+	}
+	task, basis, err := delegateFrom(ctx, c, cert, parent)
+	if err != nil {
+		return err
+	}
+	sub, err := q.prepare()
+	if err != nil {
+		return err
+	}
+	req, err := q.request(task, sub)
+	if err == nil {
+		err = q.sign(s, cert, basis.origin, basis.parent, sub, basis.limit, &req)
+	}
+	if err != nil {
+		return unsent(sub, err)
+	}
+	out, err := c.Delegate(ctx, parent, req, q.options()...)
+	if err != nil {
+		return q.failed(s, sub, req, err)
+	}
+	return q.receive(s, sub, out)
+}
+
+// delegateFrom finds what an agent's delegation rests on: its own certificate, and the grant where nobody signed that.
+func delegateFrom(ctx context.Context, c *client.Client, cert *tls.Certificate, id string) (string, *spawnBasis, error) {
+	task, err := client.TaskID(cert.Leaf)
+	if err != nil {
+		return "", nil, fmt.Errorf("--cert: %w", err)
+	}
+	basis := &spawnBasis{limit: cert.Leaf.NotAfter}
+	if basis.parent, err = client.ParentHash(cert.Leaf, ""); err != nil {
+		stands, err := c.AgentChain(ctx, id)
+		if err != nil {
+			return "", nil, err
+		}
+		if basis.parent, err = client.ParentHash(cert.Leaf, stands.GrantHash); err != nil {
+			return "", nil, err
+		}
+	}
+	basis.origin, err = c.Origin(ctx)
+	return task, basis, err
+}
+
+type chainCommand struct {
+	ID string `arg:"" help:"The agent's id."`
+}
+
+func (q chainCommand) Run(ctx context.Context, s *session) error {
+	c, _, err := s.connectIdentified()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	out, err := c.AgentChain(ctx, q.ID)
+	if err != nil {
+		return err
+	}
+	rows := append([]row{{"agent", out.AgentID}, {"grant hash", out.GrantHash}}, delegationRows(out.Delegation)...)
+	return s.print(out, rows...)
+}
+
+func delegationRows(d v1.Delegation) []row {
+	rows := []row{
+		{"task", d.TaskID}, {"grant", d.Grant.GrantID}, {"user", d.Grant.Subject + " of " + d.Grant.Issuer},
+		{"consent", d.Grant.ConsentType}, {"granted", scopeText(d.Grant.Scope)}, {"until", timeText(d.Grant.NotAfter)},
+	}
+	for i, h := range d.Hops {
+		text := h.ID + "  scope " + scopeText(h.Scope) + "  until " + timeText(h.NotAfter) + "  depth " + strconv.Itoa(h.MaxDepth)
+		if h.ConfirmationHash != "" {
+			text += "  confirmed"
+		}
+		rows = append(rows, row{"hop " + strconv.Itoa(i), text})
+	}
+	return rows
+}

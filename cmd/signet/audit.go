@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+
+	v1 "github.com/signet-pki/signet/api/v1"
+	"github.com/signet-pki/signet/client"
+)
+
+type auditCommands struct {
+	Entry   entryCommand   `cmd:"" help:"Show one entry, with its payload."`
+	Find    findCommand    `cmd:"" help:"List entries: those of one term, or all."`
+	Receipt receiptCommand `cmd:"" help:"Write the proof that an entry is in the log, for signet-verify receipt."`
+	Export  exportCommand  `cmd:"" help:"Write the evidence bundle, a tar archive, for signet-verify bundle."`
+}
+
+type entryCommand struct {
+	Index uint64 `arg:"" help:"The entry's index."`
+}
+
+func (q entryCommand) Run(ctx context.Context, s *session) error {
+	c, _, err := s.connectIdentified()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	e, err := c.Entry(ctx, q.Index)
+	if err != nil {
+		return err
+	}
+	return s.print(e, row{"index", strconv.FormatUint(e.Index, 10)}, row{"entry", string(e.Entry)}, row{"payload", string(e.Payload)})
+}
+
+type findCommand struct {
+	Agent        string `name:"agent" placeholder:"UUID" xor:"term" help:"Entries that name this agent."`
+	Task         string `name:"task" placeholder:"UUID" xor:"term" help:"This task."`
+	Grant        string `name:"grant" placeholder:"UUID" xor:"term" help:"This grant."`
+	User         string `name:"user" placeholder:"PSEUDONYM" xor:"term" help:"This user, as entries name them."`
+	Orchestrator string `name:"orchestrator" placeholder:"NAME" xor:"term" help:"This orchestrator."`
+	Serial       string `name:"serial" placeholder:"HEX" xor:"term" help:"This certificate."`
+	Decision     string `name:"decision" placeholder:"UUID" xor:"term" help:"This decision."`
+	Limit        int    `name:"limit" help:"At most so many, 1 to 1000; 100 by default."`
+	Cursor       string `name:"cursor" help:"Only what comes after that page."`
+}
+
+func (q findCommand) query() url.Values {
+	v := url.Values{}
+	for _, p := range []struct{ name, value string }{
+		{"agent", q.Agent},
+		{"task", q.Task},
+		{"grant", q.Grant},
+		{"user", q.User},
+		{"orchestrator", q.Orchestrator},
+		{"serial", q.Serial},
+		{"decision", q.Decision},
+		{"cursor", q.Cursor},
+	} {
+		if p.value != "" {
+			v.Set(p.name, p.value)
+		}
+	}
+	if q.Limit != 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
+	}
+	return v
+}
+
+func (q findCommand) Run(ctx context.Context, s *session) error {
+	c, _, err := s.connectIdentified()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	page, err := c.Entries(ctx, q.query())
+	if err != nil {
+		return err
+	}
+	rows := make([]row, 0, len(page.Entries)+1)
+	for _, e := range page.Entries {
+		rows = append(rows, row{strconv.FormatUint(e.Index, 10), string(e.Entry)})
+	}
+	return s.print(page, append(rows, row{"next cursor", page.NextCursor})...)
+}
+
+type receiptCommand struct {
+	Index  uint64 `arg:"" help:"The entry's index."`
+	Sealed bool   `name:"sealed" help:"Wait until the TPM has sealed it."`
+	Out    string `name:"out" required:"" placeholder:"FILE" help:"Write it there."`
+}
+
+func (q receiptCommand) Run(ctx context.Context, s *session) error {
+	return s.save(q.Out, func(c *client.Client, w io.Writer) error {
+		receipt, err := c.Receipt(ctx, q.Index, q.Sealed)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(receipt)
+		return err
+	})
+}
+
+type exportCommand struct {
+	Out string `name:"out" required:"" placeholder:"FILE" help:"Write it there."`
+}
+
+func (q exportCommand) Run(ctx context.Context, s *session) error {
+	return s.save(q.Out, func(c *client.Client, w io.Writer) error { return c.Export(ctx, w) })
+}
+
+// save writes what the appliance gives to a new file, which exists in whole or not at all.
+func (s *session) save(path string, get func(*client.Client, io.Writer) error) error {
+	if err := absent("--out", path); err != nil {
+		return err
+	}
+	c, _, err := s.connectIdentified()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := writeNew(path, 0o600, func(w io.Writer) error { return get(c, w) }); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return s.print(struct {
+		File string `json:"file"`
+	}{path}, row{"written", path})
+}
+
+type statusCommand struct{}
+
+func (statusCommand) Run(ctx context.Context, s *session) error {
+	c, err := s.connect()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	out, err := c.Ready(ctx)
+	if err != nil {
+		return err
+	}
+	if out.Status == "" {
+		return errors.New("the answer has no status")
+	}
+	rows := []row{{"status", out.Status}}
+	for _, cond := range out.Conditions {
+		rows = append(rows, row{cond.Name, conditionText(cond)})
+	}
+	if err := s.print(out, rows...); err != nil {
+		return err
+	}
+	if out.Status != "ready" {
+		return errRefused
+	}
+	return nil
+}
+
+func conditionText(c v1.Condition) string {
+	text := "ok"
+	if !c.OK {
+		text = c.Severity
+	}
+	if c.Reason != "" {
+		text += ": " + c.Reason
+	}
+	return text
+}
+
+type versionCommand struct{}
+
+func (versionCommand) Run(s *session) error {
+	return s.print(struct {
+		Version string `json:"version"`
+	}{version}, row{"signet", version})
+}
