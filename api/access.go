@@ -178,7 +178,7 @@ func (s *Server) listRevocations(c *call) (v1.RevocationPage, error) {
 	if from > maxCursor {
 		return v1.RevocationPage{}, invalid(codeBadParameter, "cursor", "next_cursor of an earlier page")
 	}
-	list := s.cfg.Domain.Revocations(int(from), limit) //nolint:gosec // bounded just above
+	list := s.cfg.Domain.Revocations(int(from), limit)
 	out := v1.RevocationPage{
 		Revocations: make([]v1.Revocation, len(list)),
 		NextCursor:  strconv.FormatUint(from+uint64(len(list)), 10),

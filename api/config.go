@@ -153,7 +153,7 @@ type Limits struct {
 	Slow          time.Duration // to wait for a seal, or between two pieces of an export; 2 min
 	Idle          time.Duration // between two requests of a connection; 90 s
 	Shutdown      time.Duration // to finish what runs when Run's context ends; 10 s
-	Concurrency   int           // requests at a time; 256
+	Concurrency   int           // requests at a time with an identity, and as many without; 256
 	SlowRequests  int           // of these, exports and waits for a seal; 32, counted apart
 }
 

@@ -112,7 +112,7 @@ var nothing = &shape{kind: kindAny}
 
 func (s *scanner) array(sh *shape, depth int) *fault {
 	elem := nothing
-	switch sh.kind { //nolint:exhaustive // the default refuses
+	switch sh.kind {
 	case kindArray:
 		elem = sh.elem
 	case kindAny:
@@ -141,7 +141,7 @@ func (s *scanner) array(sh *shape, depth int) *fault {
 }
 
 func (s *scanner) object(sh *shape, depth int) *fault {
-	switch sh.kind { //nolint:exhaustive // the default refuses
+	switch sh.kind {
 	case kindObject, kindMap, kindAny:
 	default:
 		return wrongType(sh)
@@ -257,7 +257,7 @@ func (s *scanner) text(sh *shape) *fault {
 	if _, _, f := s.quoted(); f != nil {
 		return f
 	}
-	switch sh.kind { //nolint:exhaustive // the default refuses
+	switch sh.kind {
 	case kindAny, kindString, kindBytes:
 		return nil
 	case kindTime:
@@ -329,7 +329,7 @@ func (s *scanner) number(sh *shape) *fault {
 	for s.pos < len(s.data) && isNumeric(s.data[s.pos]) {
 		s.pos++
 	}
-	switch sh.kind { //nolint:exhaustive // the default refuses
+	switch sh.kind {
 	case kindAny:
 		return nil
 	case kindInteger:

@@ -36,7 +36,6 @@ func document(routes []route) ([]byte, error) {
 		"info": object{
 			"title": "Signet", "version": "v1",
 			"description": "Identities for AI agents: consent, spawn, decide, revoke, audit. Refusals are RFC 9457 problems with a code; docs/api.md lists them.",
-			"license":     object{"name": "see the repository"},
 		},
 		"paths": paths,
 		"components": object{

@@ -161,7 +161,7 @@ type parties struct {
 
 // names says whether an entry is about its reader. Staff read all: envelopes hold no personal data.
 func (p parties) names(by delegation.Caller) bool {
-	switch roleOf(by) { //nolint:exhaustive // a set: the default refuses its unions
+	switch roleOf(by) {
 	case orchestrator:
 		return p.Orchestrator == by.ID.Name()
 	case agent:
@@ -207,7 +207,13 @@ func (s *Server) prove(c *call, index uint64, wait bool) ([]byte, error) {
 		return nil, refuse(delegation.Unavailable, codeOverloaded, "", "too many requests wait for a seal")
 	}
 	defer leave(s.waits)
-	return s.cfg.Log.Receipt(c.ctx, index, true)
+	// Longer than other requests may take: a seal comes when the TPM has made it.
+	ctx, cancel := context.WithTimeout(c.echo.Request().Context(), s.cfg.Limits.Slow)
+	defer cancel()
+	if err := extend(c.echo.Response(), s.cfg.Now().Add(s.cfg.Limits.Slow+s.cfg.Limits.Request)); err != nil {
+		return nil, err
+	}
+	return s.cfg.Log.Receipt(ctx, index, true)
 }
 
 func (s *Server) readSeal(c *call) (v1.Seal, error) {
@@ -231,7 +237,7 @@ func (s *Server) exportBundle(c *call) (reply, error) {
 	w := c.echo.Response()
 	s.header(c, w.Header(), c.route.produces, "")
 	w.Header().Set("Content-Disposition", `attachment; filename="evidence.tar"`)
-	out := &patient{w: w, control: http.NewResponseController(w), now: s.cfg.Now, limit: s.cfg.Limits.Slow}
+	out := &patient{w: w, now: s.cfg.Now, limit: s.cfg.Limits.Slow}
 	if err := s.cfg.Log.Export(c.ctx, out); err != nil {
 		w.Header().Del("Content-Disposition")
 		return reply{}, err
@@ -241,16 +247,22 @@ func (s *Server) exportBundle(c *call) (reply, error) {
 
 // patient moves the connection's deadline with each piece that it writes.
 type patient struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
-	now     func() time.Time
-	limit   time.Duration
+	w     http.ResponseWriter
+	now   func() time.Time
+	limit time.Duration
 }
 
 func (p *patient) Write(b []byte) (int, error) {
-	// Recorders in tests have no deadline; a connection has.
-	if err := p.control.SetWriteDeadline(p.now().Add(p.limit)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := extend(p.w, p.now().Add(p.limit)); err != nil {
 		return 0, err
 	}
 	return p.w.Write(b)
+}
+
+// extend moves the deadline for writing the answer. What is no connection, such as a recorder, has none.
+func extend(w http.ResponseWriter, until time.Time) error {
+	if err := http.NewResponseController(w).SetWriteDeadline(until); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
 }

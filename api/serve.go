@@ -62,10 +62,7 @@ func (s *Server) serve(r *route) echo.HandlerFunc {
 func (s *Server) answer(c *call) {
 	defer s.survive(c)
 	if !c.route.free {
-		places := s.work
-		if c.route.slow {
-			places = s.waits
-		}
+		places := s.places(c.route)
 		if !enter(places) {
 			s.refuse(c, refuse(delegation.Unavailable, codeOverloaded, "", "too many requests at a time"))
 			return
@@ -84,6 +81,17 @@ func (s *Server) answer(c *call) {
 	if err != nil {
 		s.refuse(c, err)
 	}
+}
+
+// places keeps apart what could starve the rest: exports, and callers who need no identity to hold a place.
+func (s *Server) places(r *route) chan struct{} {
+	switch {
+	case r.slow:
+		return s.waits
+	case r.allowed&anyone != 0:
+		return s.public
+	}
+	return s.work
 }
 
 func enter(places chan struct{}) bool {

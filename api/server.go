@@ -19,7 +19,8 @@ type Server struct {
 	echo    *echo.Echo
 	routes  []route
 	metrics *metrics
-	work    chan struct{} // one place for each request at a time
+	work    chan struct{} // one place for each request at a time of a caller with an identity
+	public  chan struct{} // likewise of others, who must not fill it
 	waits   chan struct{} // likewise for slow ones
 	openapi []byte
 	page    []byte
@@ -37,7 +38,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, echo: echo.New(), routes: table(),
 		headers: newHeaders(),
-		work:    make(chan struct{}, cfg.Limits.Concurrency), waits: make(chan struct{}, cfg.Limits.SlowRequests),
+		work:    make(chan struct{}, cfg.Limits.Concurrency), public: make(chan struct{}, cfg.Limits.Concurrency), waits: make(chan struct{}, cfg.Limits.SlowRequests),
 	}
 	var err error
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
@@ -106,7 +107,9 @@ func (s *Server) Run(ctx context.Context, ln net.Listener, cfg *tls.Config) erro
 	case <-ctx.Done():
 	}
 	err := s.stop(ctx, srv)
-	<-failed
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("api: serve: %w", served))
+	}
 	return err
 }
 

@@ -27,7 +27,7 @@ import (
 func TestTheListener(t *testing.T) {
 	w := newWorld(t)
 	addr := strings.TrimPrefix(w.base, "https://")
-	old := &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12}
+	old := &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12} //nolint:gosec // to see it refused
 	if c, err := (&tls.Dialer{Config: old}).DialContext(t.Context(), "tcp", addr); err == nil {
 		c.Close()
 		t.Error("TLS 1.2 was taken")
@@ -46,9 +46,8 @@ func TestTheListener(t *testing.T) {
 			t.Error("a session was resumed")
 		}
 	}
-	loose := &tls.Config{
-		MinVersion: tls.VersionTLS10, ClientAuth: tls.NoClientCert, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, nil }, //nolint:nilnil // as documented
-	}
+	anything := func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, errors.New("another configuration") }
+	loose := &tls.Config{ClientAuth: tls.NoClientCert, GetConfigForClient: anything} //nolint:gosec // to see it corrected
 	if got := listenerTLS(loose); got.MinVersion != tls.VersionTLS13 || got.ClientAuth != tls.RequestClientCert || !got.SessionTicketsDisabled || got.GetConfigForClient != nil {
 		t.Errorf("%+v", got)
 	}
@@ -96,6 +95,30 @@ func TestAFullServer(t *testing.T) {
 	close(b.release)
 	if a := <-first; a.status != 200 {
 		t.Errorf("the first: %d %s", a.status, a.body)
+	}
+}
+
+// Callers without an identity cannot take the places of those with one.
+func TestNobodyStarvesTheKnown(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	w := newWorld(t, func(c *Config) {
+		c.Limits.Concurrency = 1
+		c.Mounts = map[string]http.Handler{"/hold/": says(func(*http.Request) string {
+			entered <- struct{}{}
+			<-release
+			return "held"
+		})}
+	})
+	held, op, nobody := make(chan answer, 1), w.as(operator), w.as(anyone)
+	go func() { held <- w.send(nobody, "GET", "/hold/on", nil) }()
+	<-entered
+	w.refused(w.send(nobody, "GET", "/v1/trust-bundle", nil), 503, codeOverloaded)
+	if a := w.send(op, "POST", "/v1/verify", w.verifyBody()); a.status != 200 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	close(release)
+	if a := <-held; string(a.body) != "held" {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
 
@@ -253,7 +276,7 @@ func BenchmarkSpawn(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		req := httptest.NewRequest(http.MethodPost, "/v1/agents", strings.NewReader(string(body)))
+		req := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/v1/agents", strings.NewReader(string(body)))
 		req.Header.Set("Content-Type", "application/json")
 		rec := httptest.NewRecorder()
 		s.Handler().ServeHTTP(rec, req)

@@ -72,7 +72,7 @@ func shapeOf(t reflect.Type) (*shape, error) {
 	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8:
 		return &shape{kind: kindBytes}, nil
 	}
-	switch t.Kind() { //nolint:exhaustive // the default refuses every other kind
+	switch t.Kind() {
 	case reflect.Pointer:
 		return shapeOf(t.Elem())
 	case reflect.String:

@@ -3,9 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -13,26 +11,21 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"sort"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	v1 "github.com/signet-pki/signet/api/v1"
-	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/ca"
 	"github.com/signet-pki/signet/ca/ceremony"
 	"github.com/signet-pki/signet/ca/lint"
 	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/chain"
-	"github.com/signet-pki/signet/policy"
 )
 
 const (
@@ -40,254 +33,6 @@ const (
 	issuerURL  = "https://idp.example"
 	publicURL  = "https://signet.example:8443"
 )
-
-// memoryLog keeps entries in memory, checks preconditions at commit as the real log does, and shows itself as an api.Log.
-type memoryLog struct {
-	mu      sync.Mutex
-	state   map[string][]byte
-	entries []record.Entry
-	broken  error // what Export fails with, after some bytes
-}
-
-func (l *memoryLog) Append(_ context.Context, e record.Entry) (delegation.Position, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, err := e.Check(); err != nil {
-		return delegation.Position{}, err
-	}
-	for _, m := range e.Mutations {
-		if !l.holds(m) {
-			return delegation.Position{}, fmt.Errorf("precondition on %q: %w", m.Key, m.Pre.Err)
-		}
-	}
-	l.apply(e.Mutations)
-	l.entries = append(l.entries, e)
-	return delegation.Position{Index: uint64(len(l.entries) - 1), LeafHash: record.LeafHash(e.Envelope)}, nil
-}
-
-func (l *memoryLog) holds(m record.Mutation) bool {
-	v, ok := l.state[m.Key]
-	switch m.Pre.Op {
-	case record.Absent:
-		return !ok
-	case record.Present:
-		return ok
-	case record.Equal:
-		return ok && bytes.Equal(v, m.Pre.Value)
-	case record.None:
-	}
-	return true
-}
-
-func (l *memoryLog) apply(ms []record.Mutation) {
-	for _, m := range ms {
-		switch {
-		case m.CheckOnly:
-		case m.Delete:
-			delete(l.state, m.Key)
-		default:
-			l.state[m.Key] = m.Value
-		}
-	}
-}
-
-func (l *memoryLog) Put(_ context.Context, ms []record.Mutation) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.apply(ms)
-	return nil
-}
-
-func (l *memoryLog) Get(key string) ([]byte, bool, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	v, ok := l.state[key]
-	return v, ok, nil
-}
-
-func (l *memoryLog) Scan(_ context.Context, prefix, after string, limit int, fn func(string, []byte) error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var keys []string
-	for k := range l.state {
-		if strings.HasPrefix(k, prefix) && k > after {
-			keys = append(keys, k)
-		}
-	}
-	sort.Strings(keys)
-	for _, k := range keys[:min(limit, len(keys))] {
-		if err := fn(k, l.state[k]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// shown is the log as the API wants it.
-type shownLog struct{ *memoryLog }
-
-func (l shownLog) Entry(_ context.Context, n uint64) (Entry, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n >= uint64(len(l.entries)) {
-		return Entry{}, fmt.Errorf("entry %d: %w", n, ErrNotFound)
-	}
-	e := l.entries[n]
-	return Entry{Index: n, Envelope: e.Envelope, Payload: e.Payload, Salt: e.Salt}, nil
-}
-
-func (l shownLog) Lookup(_ context.Context, kind, id string, from uint64, limit int) ([]uint64, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var out []uint64
-	for i, e := range l.entries {
-		for _, t := range e.Terms {
-			if t.Kind == kind && t.ID == id && uint64(i) >= from && len(out) < limit {
-				out = append(out, uint64(i))
-				break
-			}
-		}
-	}
-	return out, nil
-}
-
-func (l shownLog) Receipt(_ context.Context, n uint64, wait bool) ([]byte, error) {
-	if !wait {
-		return nil, fmt.Errorf("receipt: %w", ErrNotSealed)
-	}
-	return fmt.Appendf(nil, "receipt %d", n), nil
-}
-
-func (l shownLog) Export(_ context.Context, w io.Writer) error {
-	if _, err := io.WriteString(w, "a tar"); err != nil {
-		return err
-	}
-	return l.broken
-}
-
-func (l shownLog) Checkpoint() []byte { return []byte("signet.example/log\n3\nhash\n") }
-
-func (l shownLog) Tile(_ context.Context, level int, index uint64, width int) ([]byte, error) {
-	if level > 0 || index > 0 {
-		return nil, ErrNotFound
-	}
-	return bytes.Repeat([]byte{7}, 32*width), nil
-}
-
-func (l shownLog) EntryTile(context.Context, uint64, int) ([]byte, error) {
-	return []byte("entries"), nil
-}
-
-func (l shownLog) Seal(_ context.Context, n uint64) (Seal, error) {
-	if n > 1 {
-		return Seal{}, ErrNotFound
-	}
-	b := []byte{1}
-	return Seal{
-		Number: n, Text: []byte("signet/seal@v1\n"), Quote: b, QuoteSig: b, PCRs: b, CounterAttest: b, CounterSig: b,
-	}, nil
-}
-
-// count is the number of entries with this type and code.
-func (l *memoryLog) count(typ record.Type, code string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := 0
-	for _, e := range l.entries {
-		if env, err := record.Check(e.Envelope); err == nil && env.Type == typ && (code == "" || env.Code == code) {
-			n++
-		}
-	}
-	return n
-}
-
-func (l *memoryLog) at(t *testing.T, n uint64) record.Envelope {
-	t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	env, err := record.Check(l.entries[n].Envelope)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return env
-}
-
-// softKeys makes the ceremony's keys in memory.
-type softKeys map[string]crypto.Signer
-
-func (k softKeys) Generate(_ context.Context, _ ceremony.Role, label string) (crypto.Signer, string, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	k[label] = key
-	return key, "test:" + label, err
-}
-
-// certifier issues with real CAs over software keys.
-type certifier struct{ agents, services *ca.Issuer }
-
-type prepared struct {
-	*ca.Prepared
-	issuer *ca.Issuer
-}
-
-func (p prepared) Facts() delegation.Facts {
-	return delegation.Facts{Serial: p.Serial(), NotBefore: p.NotBefore(), NotAfter: p.NotAfter(), IssuerSPKIHash: chain.SPKIHash(p.issuer.Certificate())}
-}
-
-func (c *certifier) of(k chain.Kind) *ca.Issuer {
-	if k == chain.Agent {
-		return c.agents
-	}
-	return c.services
-}
-
-func (c *certifier) Prepare(t delegation.Template) (delegation.Prepared, error) {
-	var p *ca.Prepared
-	var err error
-	if t.ID.Kind() == chain.Agent {
-		p, err = c.agents.PrepareAgent(ca.AgentRequest{
-			SPIFFEID: t.ID.String(), CommonName: t.ID.AgentID(), SPKI: t.SPKI, NotAfter: t.NotAfter, Delegation: t.Delegation,
-		}, time.Now())
-	} else {
-		p, err = c.services.PrepareService(ca.ServiceRequest{SPIFFEID: t.ID.String(), CommonName: t.ID.Name(), SPKI: t.SPKI, NotAfter: t.NotAfter}, time.Now())
-	}
-	return prepared{p, c.of(t.ID.Kind())}, err
-}
-
-func (c *certifier) Resume(k chain.Kind, tbs []byte) (delegation.Prepared, error) {
-	p, err := c.of(k).Resume(tbs)
-	return prepared{p, c.of(k)}, err
-}
-
-func (c *certifier) Issue(ctx context.Context, p delegation.Prepared) ([][]byte, error) {
-	own, ok := p.(prepared)
-	if !ok {
-		return nil, errors.New("not prepared here")
-	}
-	cert, err := own.issuer.Issue(ctx, own.Prepared)
-	if err != nil {
-		return nil, err
-	}
-	return cert.Chain, nil
-}
-
-func (c *certifier) Limit(chain.Kind) time.Time { return time.Now().Add(24 * time.Hour) }
-
-type permit struct{}
-
-func (permit) Decide(context.Context, policy.Input) policy.Decision {
-	return policy.Decision{Allow: true, Digest: "00"}
-}
-
-type resources map[string]string
-
-func (r resources) Required(typ, id, action string) ([]chain.Token, bool) {
-	s, ok := r[typ+"/"+id+"/"+action]
-	if !ok {
-		return nil, false
-	}
-	tok, err := chain.ParseToken(s)
-	return []chain.Token{tok}, err == nil
-}
 
 // world is a Server on a real TLS port over a real domain.
 type world struct {
@@ -388,8 +133,8 @@ func (w *world) serve(l net.Listener, change ...func(*Config)) {
 	cfg := Config{
 		Domain: w.domain, Log: shownLog{w.log}, Trust: w.trust, Now: time.Now, PublicURL: publicURL,
 		Health: func(context.Context) []Condition { return w.health }, Logger: slog.New(slog.NewTextHandler(w.logged, nil)),
-		Consent: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "<p>consent</p>") }),
-		Mounts:  map[string]http.Handler{"/idp/": http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, r.URL.Path) })},
+		Consent: says(func(*http.Request) string { return "<p>consent</p>" }),
+		Mounts:  map[string]http.Handler{"/idp/": says(func(r *http.Request) string { return r.URL.Path })},
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -409,6 +154,13 @@ func (w *world) serve(l net.Listener, change ...func(*Config)) {
 			t.Errorf("Run: %v", err)
 		}
 	})
+}
+
+// says is a handler that writes a text.
+type says func(*http.Request) string
+
+func (f says) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	io.WriteString(w, f(r)) //nolint:errcheck // the client tells
 }
 
 func newListener(t *testing.T) net.Listener {
@@ -439,7 +191,7 @@ func (w *world) as(r role) *person {
 		return p
 	}
 	var p *person
-	switch r { //nolint:exhaustive // the rest are staff
+	switch r {
 	case orchestrator:
 		p = w.orchestrator("lab")
 	case agent:

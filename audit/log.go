@@ -47,14 +47,14 @@ type Log struct {
 	ballast  *durable.Ballast
 	limits   limits
 
-	queue     chan *item
-	intake    sync.RWMutex // held for reading while sending to queue
-	shut      bool         // no more sending; guarded by intake
-	closing   chan struct{}
-	ended     chan struct{} // closed when Run has ended, or Close came without Run
-	refuse    sync.Once
-	end       sync.Once
-	closed    sync.Once
+	queue   chan *item
+	intake  sync.RWMutex // held for reading while sending to queue
+	shut    bool         // no more sending; guarded by intake
+	closing chan struct{}
+	ended   chan struct{} // closed when Run has ended, or Close came without Run
+	refuse  sync.Once
+	end     sync.Once
+	closed  sync.Once
 
 	snap   atomic.Pointer[snapshot]
 	signed atomic.Pointer[[]byte] // newest signed checkpoint

@@ -46,6 +46,11 @@ func (c *Client) OpenTask(ctx context.Context, q v1.TaskRequest, o ...Option) (v
 	return post[v1.Task](ctx, c, "/v1/tasks", q, o)
 }
 
+// Task tells where a task stands.
+func (c *Client) Task(ctx context.Context, id string) (v1.Task, error) {
+	return get[v1.Task](ctx, c, "/v1/tasks/"+url.PathEscape(id))
+}
+
 // CompleteTask ends a task and with it the agents that work on it.
 func (c *Client) CompleteTask(ctx context.Context, id string, o ...Option) (v1.Task, error) {
 	return post[v1.Task](ctx, c, "/v1/tasks/"+url.PathEscape(id)+"/complete", struct{}{}, o)

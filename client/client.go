@@ -57,8 +57,8 @@ func (p *Problem) Error() string {
 // New makes a Client. It connects on first use.
 func New(c Config) (*Client, error) {
 	u, err := url.Parse(c.URL)
-	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return nil, errors.New("client: URL: an https URL is required")
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, errors.New("client: URL: an https URL of host, port and path is required")
 	}
 	if c.Roots == nil {
 		return nil, errors.New("client: Roots: the root certificates of the trust domain are required")

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	v1 "github.com/signet-pki/signet/api/v1"
 )
@@ -24,13 +25,13 @@ func CSR(key crypto.Signer) (string, error) {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})), nil
 }
 
-// Certificate joins a chain of PEM strings, leaf first, with its key.
+// Certificate joins a chain of PEM strings, leaf first, one certificate each, with the key that the leaf certifies.
 func Certificate(chain []string, key crypto.Signer) (*tls.Certificate, error) {
 	cert := &tls.Certificate{PrivateKey: key}
 	for _, text := range chain {
-		block, _ := pem.Decode([]byte(text))
-		if block == nil {
-			return nil, errors.New("client: certificate chain: not PEM")
+		block, rest := pem.Decode([]byte(text))
+		if block == nil || block.Type != "CERTIFICATE" || strings.TrimSpace(string(rest)) != "" {
+			return nil, errors.New("client: certificate chain: not one PEM certificate each")
 		}
 		cert.Certificate = append(cert.Certificate, block.Bytes)
 	}
@@ -40,6 +41,9 @@ func Certificate(chain []string, key crypto.Signer) (*tls.Certificate, error) {
 	leaf, err := x509.ParseCertificate(cert.Certificate[0])
 	if err != nil {
 		return nil, fmt.Errorf("client: certificate chain: %w", err)
+	}
+	if public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || key == nil || !public.Equal(key.Public()) {
+		return nil, errors.New("client: certificate chain: the leaf is for another key")
 	}
 	cert.Leaf = leaf
 	return cert, nil

@@ -34,11 +34,11 @@ type Sealed struct {
 	Number     uint64 `json:"number"`
 	Text       []byte `json:"text"`
 	Checkpoint []byte `json:"checkpoint"` // signed note over the same size and root
-	Quote      []byte `json:"quote"` // TPMS_ATTEST of TPM2_Quote, qualifyingData = SHA-256(Text)
-	QuoteSig   []byte `json:"quote_sig"` // DER
-	PCRs       []byte `json:"pcrs"` // concatenated values
-	NV         []byte `json:"nv"` // TPMS_ATTEST of TPM2_NV_Certify, likewise
-	NVSig      []byte `json:"nv_sig"` // DER
+	Quote      []byte `json:"quote"`      // TPMS_ATTEST of TPM2_Quote, qualifyingData = SHA-256(Text)
+	QuoteSig   []byte `json:"quote_sig"`  // DER
+	PCRs       []byte `json:"pcrs"`       // concatenated values
+	NV         []byte `json:"nv"`         // TPMS_ATTEST of TPM2_NV_Certify, likewise
+	NVSig      []byte `json:"nv_sig"`     // DER
 }
 
 // Digest is what both statements of the TPM are made over.

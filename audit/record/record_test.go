@@ -111,8 +111,10 @@ func TestEntryCheckRefuses(t *testing.T) {
 		"idle check":     func(e *record.Entry) { e.Mutations = []record.Mutation{{Key: "a", CheckOnly: true}} },
 		"delete and set": func(e *record.Entry) { e.Mutations = []record.Mutation{{Key: "a", Delete: true, Value: []byte("x")}} },
 		"unknown op":     func(e *record.Entry) { e.Mutations = []record.Mutation{{Key: "a", Pre: record.Precondition{Op: 9}}} },
-		"big value":      func(e *record.Entry) { e.Mutations = []record.Mutation{{Key: "a", Value: make([]byte, record.MaxValue+1)}} },
-		"many terms":     func(e *record.Entry) { e.Terms = make([]record.Term, record.MaxTerms+1) },
+		"big value": func(e *record.Entry) {
+			e.Mutations = []record.Mutation{{Key: "a", Value: make([]byte, record.MaxValue+1)}}
+		},
+		"many terms": func(e *record.Entry) { e.Terms = make([]record.Term, record.MaxTerms+1) },
 	} {
 		e := whole()
 		change(&e)

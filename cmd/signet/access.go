@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,7 +13,7 @@ import (
 	"time"
 
 	v1 "github.com/signet-pki/signet/api/v1"
-	"github.com/signet-pki/signet/client"
+	"github.com/signet-pki/signet/delegation/chain"
 )
 
 type verifyCommand struct {
@@ -21,7 +23,7 @@ type verifyCommand struct {
 }
 
 func (q verifyCommand) Run(ctx context.Context, s *session) error {
-	chain, err := readChain(q.Chain)
+	_, presented, err := readChain(q.Chain)
 	if err != nil {
 		return err
 	}
@@ -30,7 +32,7 @@ func (q verifyCommand) Run(ctx context.Context, s *session) error {
 		return err
 	}
 	defer c.Close()
-	out, err := c.Verify(ctx, v1.VerifyRequest{CertificateChain: chain, RequiredScope: q.Scope, At: q.At.UTC()})
+	out, err := c.Verify(ctx, v1.VerifyRequest{CertificateChain: presented, RequiredScope: q.Scope, At: q.At.UTC()})
 	if err != nil {
 		return err
 	}
@@ -76,16 +78,15 @@ func (q decideCommand) Run(ctx context.Context, s *session) error {
 	}
 	leaf := cert.Leaf
 	if q.Chain != "" {
-		if req.Context.CertificateChain, err = readChain(q.Chain); err != nil {
-			return err
-		}
-		if leaf, err = leafOf([]byte(req.Context.CertificateChain[0])); err != nil {
+		if leaf, req.Context.CertificateChain, err = readChain(q.Chain); err != nil {
 			return fmt.Errorf("--chain: %w", err)
 		}
 	}
-	if req.Subject.ID, err = spiffeID(leaf); err != nil {
+	id, err := spiffeID(leaf)
+	if err != nil {
 		return err
 	}
+	req.Subject.ID = id.String()
 	out, err := c.Evaluate(ctx, req)
 	if err != nil {
 		return err
@@ -170,15 +171,19 @@ func (q revocationsCommand) Run(ctx context.Context, s *session) error {
 	return s.print(page, append(rows, row{"next cursor", page.NextCursor})...)
 }
 
-// readChain reads the certificates of a file, a PEM string each.
-func readChain(path string) ([]string, error) {
+// readChain reads the certificates of a file: the leaf, and all of them as a PEM string each.
+func readChain(path string) (*x509.Certificate, []string, error) {
 	data, err := readFile(path, maxFile)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	chain, err := client.SplitChain(data)
+	certs, err := chain.ParsePEM(data, chain.MaxChain)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return chain, nil
+	texts := make([]string, len(certs))
+	for i, c := range certs {
+		texts[i] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+	}
+	return certs[0], texts, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/client"
+	"github.com/signet-pki/signet/delegation/chain"
 )
 
 // allowance is added to the end that a delegator signs where it asks for a lifetime: the appliance counts from its own
@@ -40,18 +41,19 @@ func (q child) request(task string, sub subject) (v1.SpawnRequest, error) {
 	return out, err
 }
 
-// sign adds the delegator's statement: no agent outlives limit under it.
-func (q child) sign(s *session, cert *tls.Certificate, origin string, parent [32]byte, sub subject, limit time.Time, req *v1.SpawnRequest) error {
+// sign adds the delegator's statement.
+func (q child) sign(s *session, cert *tls.Certificate, b *basis, sub subject, req *v1.SpawnRequest) error {
+	limit := b.limit
 	if q.TTL > 0 {
 		if end := s.now().Add(q.TTL + allowance); end.Before(limit) {
 			limit = end
 		}
 	}
-	if _, err := spiffeID(cert.Leaf); err != nil {
+	own, err := spiffeID(cert.Leaf)
+	if err != nil {
 		return fmt.Errorf("--cert: %w", err)
 	}
-	jws, err := client.SignSpawn(cert, origin, parent, sub.public, cert.Leaf.URIs[0].Host, *req, limit)
-	req.Confirmation = jws
+	req.Confirmation, err = client.SignSpawn(cert, b.origin, b.parent, sub.public, own.TrustDomain(), *req, limit)
 	return err
 }
 
@@ -84,9 +86,9 @@ func (q spawnCommand) Run(ctx context.Context, s *session) error {
 		return err
 	}
 	defer c.Close()
-	var basis *spawnBasis
+	var rests *basis
 	if q.Confirm {
-		if basis, err = spawnFrom(ctx, c, cert, q.Task); err != nil {
+		if rests, err = spawnFrom(ctx, c, cert, q.Task); err != nil {
 			return err
 		}
 	}
@@ -95,8 +97,8 @@ func (q spawnCommand) Run(ctx context.Context, s *session) error {
 		return err
 	}
 	req, err := q.request(q.Task, sub)
-	if err == nil && basis != nil {
-		err = q.sign(s, cert, basis.origin, basis.parent, sub, basis.limit, &req)
+	if err == nil && rests != nil {
+		err = q.sign(s, cert, rests, sub, &req)
 	}
 	if err != nil {
 		return unsent(sub, err)
@@ -108,15 +110,15 @@ func (q spawnCommand) Run(ctx context.Context, s *session) error {
 	return q.receive(s, sub, out)
 }
 
-// spawnBasis is what a delegation refers to.
-type spawnBasis struct {
+// basis is what a delegation rests on.
+type basis struct {
 	origin string    // of the log
 	parent [32]byte  // what the delegator's own right rests on
 	limit  time.Time // when that ends
 }
 
 // spawnFrom reads the grant on which an orchestrator's delegation rests.
-func spawnFrom(ctx context.Context, c *client.Client, cert *tls.Certificate, task string) (*spawnBasis, error) {
+func spawnFrom(ctx context.Context, c *client.Client, cert *tls.Certificate, task string) (*basis, error) {
 	t, err := c.Task(ctx, task)
 	if err != nil {
 		return nil, err
@@ -133,7 +135,7 @@ func spawnFrom(ctx context.Context, c *client.Client, cert *tls.Certificate, tas
 	if err != nil {
 		return nil, err
 	}
-	return &spawnBasis{origin: origin, parent: parent, limit: t.NotAfter}, nil
+	return &basis{origin: origin, parent: parent, limit: t.NotAfter}, nil
 }
 
 type delegateCommand struct {
@@ -146,11 +148,14 @@ func (q delegateCommand) Run(ctx context.Context, s *session) error {
 		return err
 	}
 	defer c.Close()
-	parent, err := agentID(cert)
+	parent, err := spiffeID(cert.Leaf)
 	if err != nil {
-		return err
+		return fmt.Errorf("--cert: %w", err)
 	}
-	task, basis, err := delegateFrom(ctx, c, cert, parent)
+	if parent.Kind() != chain.Agent {
+		return fmt.Errorf("--cert: %s is no agent", parent)
+	}
+	task, rests, err := delegateFrom(ctx, c, cert, parent.AgentID())
 	if err != nil {
 		return err
 	}
@@ -160,36 +165,39 @@ func (q delegateCommand) Run(ctx context.Context, s *session) error {
 	}
 	req, err := q.request(task, sub)
 	if err == nil {
-		err = q.sign(s, cert, basis.origin, basis.parent, sub, basis.limit, &req)
+		err = q.sign(s, cert, rests, sub, &req)
 	}
 	if err != nil {
 		return unsent(sub, err)
 	}
-	out, err := c.Delegate(ctx, parent, req, q.options()...)
+	out, err := c.Delegate(ctx, parent.AgentID(), req, q.options()...)
 	if err != nil {
 		return q.failed(s, sub, req, err)
 	}
 	return q.receive(s, sub, out)
 }
 
-// delegateFrom finds what an agent's delegation rests on: its own certificate, and the grant where nobody signed that.
-func delegateFrom(ctx context.Context, c *client.Client, cert *tls.Certificate, id string) (string, *spawnBasis, error) {
-	task, err := client.TaskID(cert.Leaf)
+// delegateFrom finds the task of an agent and what its delegation rests on: its own certificate, and the grant where
+// nobody signed that.
+func delegateFrom(ctx context.Context, c *client.Client, cert *tls.Certificate, id string) (string, *basis, error) {
+	d, err := chain.Extract(cert.Leaf)
 	if err != nil {
 		return "", nil, fmt.Errorf("--cert: %w", err)
 	}
-	basis := &spawnBasis{limit: cert.Leaf.NotAfter}
-	if basis.parent, err = client.ParentHash(cert.Leaf, ""); err != nil {
+	grantHash := ""
+	if d.Hops[len(d.Hops)-1].Confirmation == nil {
 		stands, err := c.AgentChain(ctx, id)
 		if err != nil {
 			return "", nil, err
 		}
-		if basis.parent, err = client.ParentHash(cert.Leaf, stands.GrantHash); err != nil {
-			return "", nil, err
-		}
+		grantHash = stands.GrantHash
 	}
-	basis.origin, err = c.Origin(ctx)
-	return task, basis, err
+	b := &basis{limit: cert.Leaf.NotAfter}
+	if b.parent, err = client.ParentHash(cert.Leaf, grantHash); err != nil {
+		return "", nil, err
+	}
+	b.origin, err = c.Origin(ctx)
+	return chain.FormatUUID(d.TaskID), b, err
 }
 
 type chainCommand struct {

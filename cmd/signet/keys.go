@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -15,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/signet-pki/signet/client"
+	"github.com/signet-pki/signet/delegation/chain"
 )
 
 // holder says which key the new certificate is for, and where the certificate goes.
@@ -106,39 +106,33 @@ func readCSR(path string) (subject, error) {
 	if err != nil {
 		return subject{}, fmt.Errorf("--csr: %w", err)
 	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return subject{}, fmt.Errorf("--csr: %s: not PEM", path)
-	}
-	req, err := x509.ParseCertificateRequest(block.Bytes)
+	req, err := chain.ParseCSR(data)
 	if err != nil {
 		return subject{}, fmt.Errorf("--csr: %s: %w", path, err)
 	}
-	return subject{csr: string(data), public: req.PublicKey}, nil
+	return subject{csr: string(data), public: req.Public}, nil
 }
 
 // keep writes the certificate, once it is for this key.
-func (h holder) keep(sub subject, chain []string) error {
-	if err := certifies(chain, sub.public); err != nil {
-		return err
+func (h holder) keep(sub subject, issued []string) error {
+	text := []byte(strings.Join(issued, ""))
+	if err := certifies(text, sub.public); err != nil {
+		return fmt.Errorf("the answer's certificates: %w", err)
 	}
-	if err := writeBytes(h.CertOut, 0o644, []byte(strings.Join(chain, ""))); err != nil { //nolint:gosec // public
+	if err := writeBytes(h.CertOut, 0o644, text); err != nil { //nolint:gosec // public
 		return fmt.Errorf("--cert-out: %w", err)
 	}
 	return nil
 }
 
-func certifies(chain []string, key crypto.PublicKey) error {
-	if len(chain) == 0 {
-		return errors.New("the answer has no certificate")
-	}
-	leaf, err := leafOf([]byte(chain[0]))
+func certifies(issued []byte, key crypto.PublicKey) error {
+	certs, err := chain.ParsePEM(issued, chain.MaxChain)
 	if err != nil {
-		return fmt.Errorf("the answer's certificate: %w", err)
+		return err
 	}
-	public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	public, ok := certs[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(key) {
-		return errors.New("the answer's certificate is for another key")
+		return errors.New("the leaf is for another key")
 	}
 	return nil
 }
@@ -169,31 +163,10 @@ func ambiguous(err error) bool {
 	return !errors.As(err, &p) || p.Status/100 != 4 || p.Status == http.StatusConflict
 }
 
-func leafOf(text []byte) (*x509.Certificate, error) {
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, errors.New("not a PEM certificate")
-	}
-	return x509.ParseCertificate(block.Bytes)
-}
-
 // spiffeID is whom a certificate names.
-func spiffeID(leaf *x509.Certificate) (string, error) {
+func spiffeID(leaf *x509.Certificate) (chain.ID, error) {
 	if leaf == nil || len(leaf.URIs) != 1 {
-		return "", errors.New("the certificate names no SPIFFE ID")
+		return chain.ID{}, errors.New("the certificate names no SPIFFE ID")
 	}
-	return leaf.URIs[0].String(), nil
-}
-
-// agentID is the last segment of an agent's own SPIFFE ID.
-func agentID(cert *tls.Certificate) (string, error) {
-	id, err := spiffeID(cert.Leaf)
-	if err != nil {
-		return "", err
-	}
-	parts := strings.Split(id, "/")
-	if len(parts) != 6 || parts[3] != "agent" {
-		return "", fmt.Errorf("--cert: %s is no agent", id)
-	}
-	return parts[5], nil
+	return chain.ParseID(leaf.URIs[0].String())
 }

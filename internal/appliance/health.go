@@ -2,16 +2,20 @@ package appliance
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
-// checkEvery is how often the devices are asked, and so how late a vanished one may be noticed.
-const checkEvery = time.Second
+// checkEvery is how often the devices are asked, and checkWithin how long they may take: together they bound how late a
+// vanished one is noticed.
+const (
+	checkEvery  = time.Second
+	checkWithin = 3 * time.Second
+)
 
 // probe is one thing that must hold for the appliance to issue.
 type probe struct {
@@ -28,30 +32,44 @@ type condition struct {
 	reason string // "" is good
 }
 
-// monitor asks the devices in the background, so that no request waits for one to find out that it is gone.
+// monitor asks the devices in the background, so that no request waits for one to find out that it is gone. Each probe
+// has a loop of its own: one hung device neither hides nor delays what another says.
 type monitor struct {
-	probes []probe
-	last   atomic.Pointer[[]condition]
-	log    *slog.Logger
+	watched []*watched
+	log     *slog.Logger
+}
+
+// watched is a probe and what it said last.
+type watched struct {
+	probe
+	last atomic.Pointer[condition]
 }
 
 // newMonitor starts out unhealthy: nothing was asked yet.
 func newMonitor(log *slog.Logger, probes ...probe) *monitor {
-	m := &monitor{probes: probes, log: log}
-	first := make([]condition, len(probes))
-	for i, p := range probes {
-		first[i] = condition{name: p.name, warn: p.warn, reason: "not checked yet"}
+	m := &monitor{log: log}
+	for _, p := range probes {
+		w := &watched{probe: p}
+		w.last.Store(&condition{name: p.name, warn: p.warn, reason: "not checked yet"})
+		m.watched = append(m.watched, w)
 	}
-	m.last.Store(&first)
 	return m
 }
 
 // Run asks all probes again and again until ctx ends.
 func (m *monitor) Run(ctx context.Context) error {
+	var g errgroup.Group
+	for _, w := range m.watched {
+		g.Go(func() error { return m.watch(ctx, w) })
+	}
+	return g.Wait()
+}
+
+func (m *monitor) watch(ctx context.Context, w *watched) error {
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
 	for {
-		m.ask(ctx)
+		m.ask(ctx, w)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -60,50 +78,40 @@ func (m *monitor) Run(ctx context.Context) error {
 	}
 }
 
-// ask runs the probes side by side: one hung device must not hide another.
-func (m *monitor) ask(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// ask asks one probe, and logs what changed.
+func (m *monitor) ask(ctx context.Context, w *watched) {
+	bounded, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
-	results := make(chan int, len(m.probes))
-	now := make([]condition, len(m.probes))
-	for i, p := range m.probes {
-		go func() {
-			now[i] = condition{name: p.name, warn: p.warn}
-			if err := p.check(ctx); err != nil {
-				now[i].reason = err.Error()
-			}
-			results <- i
-		}()
+	err := w.check(bounded)
+	if ctx.Err() != nil {
+		return // shutting down: what the probe said is about that
 	}
-	for range m.probes {
-		<-results
+	now := &condition{name: w.name, warn: w.warn}
+	if err != nil {
+		now.reason = err.Error()
 	}
-	if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled) {
-		return // shutting down: what the probes said is about that
-	}
-	m.report(*m.last.Load(), now)
-	m.last.Store(&now)
-}
-
-// report logs changes only.
-func (m *monitor) report(before, now []condition) {
-	for i, c := range now {
-		switch {
-		case c.reason != "" && c.reason != before[i].reason:
-			m.log.Warn("not healthy", slog.String("condition", c.name), slog.String("reason", c.reason))
-		case c.reason == "" && before[i].reason != "":
-			m.log.Info("healthy", slog.String("condition", c.name))
-		}
+	before := w.last.Swap(now)
+	switch {
+	case now.reason != "" && now.reason != before.reason:
+		m.log.Warn("not healthy", slog.String("condition", w.name), slog.String("reason", now.reason))
+	case now.reason == "" && before.reason != "":
+		m.log.Info("healthy", slog.String("condition", w.name))
 	}
 }
 
 // conditions is what the probes said last.
-func (m *monitor) conditions() []condition { return slices.Clone(*m.last.Load()) }
+func (m *monitor) conditions() []condition {
+	out := make([]condition, len(m.watched))
+	for i, w := range m.watched {
+		out[i] = *w.last.Load()
+	}
+	return out
+}
 
 // ready is nil while everything that issuing needs was there when it was asked last.
 func (m *monitor) ready() error {
-	for _, c := range *m.last.Load() {
-		if c.reason != "" && !c.warn {
+	for _, w := range m.watched {
+		if c := w.last.Load(); c.reason != "" && !c.warn {
 			return fmt.Errorf("%s: %s", c.name, c.reason)
 		}
 	}
