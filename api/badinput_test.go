@@ -1,11 +1,13 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -41,6 +43,8 @@ func TestBadBodies(t *testing.T) {
 		{"string", `"x"`, "wrong_type", "", 400},
 		{"UTF-8", "{\"name\":\"\xff\"}", "bad_utf8", "", 400},
 		{"surrogate", `{"name":"\ud800x"}`, "bad_utf8", "name", 400},
+		{"low surrogates", `{"name":"\udc00\udc00"}`, "bad_utf8", "name", 400},
+		{"pair", `{"name":"\ud83d\ude00"}`, "bad_name", "name", 400},
 		{"unknown", `{"name":"lab","nmae":1}`, "unknown_field", "nmae", 400},
 		{"case", `{"Name":"lab"}`, "unknown_field", "Name", 400},
 		{"duplicate", `{"name":"a","name":"b"}`, "duplicate_field", "name", 400},
@@ -58,12 +62,16 @@ func TestBadBodies(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w.t = t
-			before := w.log.count(record.TypeMalformed, tc.code)
+			kind := record.TypeMalformed
+			if tc.code == "bad_name" {
+				kind = record.TypeDeny // it got as far as the domain
+			}
+			before := w.log.count(kind, tc.code)
 			p := w.refused(w.do(operator, "POST", "/v1/orchestrators", tc.body), tc.status, tc.code)
 			if p.Field != tc.field {
 				t.Errorf("field %q, want %q", p.Field, tc.field)
 			}
-			if p.AuditID == nil || w.log.count(record.TypeMalformed, tc.code) != before+1 {
+			if p.AuditID == nil || w.log.count(kind, tc.code) != before+1 {
 				t.Errorf("not exactly one entry: %+v", p)
 			}
 		})
@@ -123,6 +131,35 @@ func (letters) Read(p []byte) (int, error) {
 		p[i] = 'a'
 	}
 	return len(p), nil
+}
+
+// A length that is only claimed costs nothing: nothing is set aside for it.
+func TestAHugeLength(t *testing.T) {
+	w := newWorld(t)
+	op := w.as(operator)
+	cfg := &tls.Config{RootCAs: w.roots, Certificates: []tls.Certificate{*op.cert}, MinVersion: tls.VersionTLS13}
+	c, err := (&tls.Dialer{Config: cfg}).DialContext(t.Context(), "tcp", strings.TrimPrefix(w.base, "https://"))
+	must(t, err)
+	defer c.Close()
+	_, err = io.WriteString(c, "POST /v1/orchestrators HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1099511627776\r\n\r\n{")
+	must(t, err)
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	must(t, err)
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	must(t, err)
+	w.refused(answer{resp.StatusCode, resp.Header, raw}, 413, codeBodyTooLarge)
+}
+
+// A key used for another endpoint is used for another request, also with the same body.
+func TestRequestHash(t *testing.T) {
+	seen := map[[32]byte]bool{}
+	for _, q := range [][3]string{{"POST", "/v1/tasks", "{}"}, {"POST", "/v1/agents", "{}"}, {"PUT", "/v1/tasks", "{}"}, {"POST", "/v1/tasks", "{} "}} {
+		seen[requestHash(q[0], q[1], []byte(q[2]))] = true
+	}
+	if len(seen) != 4 {
+		t.Errorf("%d different hashes of 4 requests", len(seen))
+	}
 }
 
 // A body that does not come ends with an answer, not with a hanging connection.

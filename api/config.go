@@ -68,8 +68,9 @@ var (
 )
 
 // Entries reads the log's entries. Lookup gives up to limit indexes of entries at or after from with the index term
-// (user, agent, task, grant, orchestrator, serial or decision), ascending. Receipt gives a receipt's bytes, after
-// waiting for the seal where that is asked for. Export writes the evidence bundle as a tar.
+// (user, agent, task, grant, orchestrator, serial or decision), ascending. Receipt gives a receipt, which is a JSON
+// object, after waiting for the seal where that is asked for; it may hold the entry's payload and salt as members of
+// these names, which the API takes out for all but auditors. Export writes the evidence bundle as a tar.
 type Entries interface {
 	Entry(ctx context.Context, index uint64) (Entry, error)
 	Lookup(ctx context.Context, kind, id string, from uint64, limit int) ([]uint64, error)

@@ -85,7 +85,7 @@ func codes() []code {
 		{codeBadRequest, http.StatusBadRequest, "`field` is missing or out of bounds"},
 		{codeNotFound, http.StatusNotFound, "there is no such thing"},
 		{"entry_not_found", http.StatusNotFound, "there is no such entry that the caller may see"},
-		{codeNotSealed, http.StatusConflict, "the entry is not sealed yet; ask with `wait=sealed`"},
+		{codeNotSealed, http.StatusConflict, "nothing signed or sealed covers that yet; ask with `wait=sealed`"},
 		{codeOverloaded, http.StatusServiceUnavailable, "too many requests at a time; `Retry-After` says when"},
 		{"timeout", http.StatusServiceUnavailable, "it took too long"},
 		{codeInternal, http.StatusInternalServerError, "a fault of the appliance; nothing is said about it here"},

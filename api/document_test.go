@@ -160,8 +160,8 @@ const docsTail = `
   with another path or body is ` + "`idempotency_key_reused`" + `. A spawn is retried with the same ` + "`spawn_id`" + ` and gives the same certificate; its
   answer then has no ` + "`audit_receipt`" + `.
 - **Paging**: ` + "`limit`" + ` (1 to 1000, 100 by default) and ` + "`cursor`" + `, the ` + "`next_cursor`" + ` of the page before.
-- **Receipts**: ` + "`audit_receipt.receipt_url`" + ` is readable by those whom the entry names and by staff. Before the next seal it answers
-  ` + "`not_sealed`" + `; with ` + "`?wait=sealed`" + ` it waits.
+- **Receipts**: ` + "`audit_receipt.receipt_url`" + ` is readable by those whom the entry names and by staff; only auditors see the payload
+  in it. Until the next seal a receipt proves the entry to the signed checkpoint alone, or is ` + "`not_sealed`" + `; with ` + "`?wait=sealed`" + ` it waits.
 - **AuthZEN**: ` + "`POST /access/v1/evaluation`" + ` takes subject ` + "`{type: \"agent\", id: <SPIFFE ID>}`" + `, and in ` + "`context`" + ` the agent's
   ` + "`certificate_chain`" + ` (PEM strings, leaf first), ` + "`expected_user {issuer, subject}`" + ` and ` + "`expected_orchestrator`" + `. A denial is 200 with
   ` + "`decision: false`" + ` and ` + "`context.reasons`" + `. Unknown members are ignored and ` + "`X-Request-ID`" + ` is echoed, as the standard wants.

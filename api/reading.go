@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"strconv"
@@ -195,7 +196,22 @@ func (s *Server) readReceipt(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{status: http.StatusOK, raw: raw, media: mediaBinary}, nil
+	if roleOf(c.by) != auditor {
+		raw, err = withhold(raw)
+	}
+	return reply{status: http.StatusOK, raw: raw, media: mediaJSON}, err
+}
+
+// withhold takes the payload out of a receipt: it names people, and parties have no more right to it than to the entry
+// itself. A verifier reports it as withheld; everything else it proves as before.
+func withhold(receipt []byte) ([]byte, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(receipt, &members); err != nil {
+		return nil, fmt.Errorf("api: receipt: %w", err)
+	}
+	delete(members, "payload")
+	delete(members, "salt")
+	return json.Marshal(members)
 }
 
 // prove gets a receipt. Waiting takes one of the places for what is slow.

@@ -192,7 +192,7 @@ func (s *Server) classify(c *call, err error) *delegation.Error {
 	case errors.Is(err, ErrNotFound):
 		return refuse(delegation.NotFound, codeNotFound, "", "there is no such thing")
 	case errors.Is(err, ErrNotSealed):
-		return refuse(delegation.Conflict, codeNotSealed, "", "the log is not sealed up to there yet; ask with wait=sealed")
+		return refuse(delegation.Conflict, codeNotSealed, "", "nothing signed or sealed covers that yet; ask with wait=sealed")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return &delegation.Error{Kind: delegation.Unavailable, Code: "timeout", Detail: "it took too long", Err: err}
 	}

@@ -47,7 +47,7 @@ func TestTheListener(t *testing.T) {
 		}
 	}
 	anything := func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, errors.New("another configuration") }
-	loose := &tls.Config{ClientAuth: tls.NoClientCert, GetConfigForClient: anything} //nolint:gosec // to see it corrected
+	loose := &tls.Config{ClientAuth: tls.NoClientCert, GetConfigForClient: anything}
 	if got := listenerTLS(loose); got.MinVersion != tls.VersionTLS13 || got.ClientAuth != tls.RequestClientCert || !got.SessionTicketsDisabled || got.GetConfigForClient != nil {
 		t.Errorf("%+v", got)
 	}
@@ -194,6 +194,21 @@ func TestABrokenExport(t *testing.T) {
 	}
 	if a := w.do(auditor, "GET", "/livez", nil); a.status != 200 {
 		t.Errorf("livez afterwards: %d", a.status)
+	}
+}
+
+// forgetful is a domain that permits what it did not record.
+type forgetful struct{ Domain }
+
+func (forgetful) Decide(context.Context, delegation.Caller, delegation.DecisionRequest) (delegation.Decision, error) {
+	return delegation.Decision{ID: "x", Allow: true}, nil
+}
+
+func TestWhatIsNotRecordedIsDenied(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Domain = forgetful{c.Domain} })
+	q := v1.EvaluationRequest{Subject: v1.Subject{Type: "agent", ID: "x"}, Action: v1.Action{Name: "read"}, Resource: v1.Resource{Type: "a", ID: "b"}}
+	if d := decodeAs[v1.EvaluationResponse](w, w.do(service, "POST", "/access/v1/evaluation", q), 200); d.Decision {
+		t.Error("allowed")
 	}
 }
 

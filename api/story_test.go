@@ -256,8 +256,13 @@ func TestReceiptsAreForParties(t *testing.T) {
 	issued := decodeAs[v1.EntryPage](w, w.do(auditor, "GET", "/v1/audit/entries?agent="+ag.name, nil), 200).Entries[0]
 	path := "/v1/audit/entries/" + jsonNumber(issued.Index) + "/receipt"
 	for _, r := range []role{agent, orchestrator, operator, auditor} {
-		if a := w.do(r, "GET", path+"?wait=sealed", nil); a.status != 200 || string(a.body) != "receipt "+jsonNumber(issued.Index) {
-			t.Errorf("%s: %d %s", r, a.status, a.body)
+		got := decodeAs[map[string]any](w, w.do(r, "GET", path+"?wait=sealed", nil), 200)
+		if got["index"] != float64(issued.Index) || got["proof"] != "a\n<b>" {
+			t.Errorf("%s: %v", r, got)
+		}
+		// The payload names people: it is the auditor's alone.
+		if shown := got["payload"] != nil && got["salt"] != nil; shown != (r == auditor) {
+			t.Errorf("%s: payload shown %v", r, shown)
 		}
 	}
 	p := w.refused(w.do(agent, "GET", path, nil), 409, "not_sealed")

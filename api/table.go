@@ -79,10 +79,12 @@ func auditRoutes() []route {
 			param{"orchestrator", "name"}, param{"serial", "hex"}, param{"decision", "UUID"}, limitParam, cursorParam),
 		give("readEntry", http.MethodGet, "/v1/audit/entries/{index}", auditor,
 			"One entry with its payload", (*Server).readEntry),
-		bytesOf("readReceipt", http.MethodGet, "/v1/audit/entries/{index}/receipt", known, mediaBinary,
+		bytesOf("readReceipt", http.MethodGet, "/v1/audit/entries/{index}/receipt", known, mediaJSON,
 			"The proof that an entry is in the sealed log", (*Server).readReceipt).
 			query(param{"wait", "sealed: wait until the entry is sealed"}).
-			with(func(r *route) { r.own = "orchestrators, agents, services: entries that name them" }),
+			with(func(r *route) {
+				r.own = "orchestrators, agents, services: entries that name them; the payload is for auditors"
+			}),
 		give("readSeal", http.MethodGet, "/v1/audit/seals/{number}", staff,
 			"One seal with the TPM's statements", (*Server).readSeal),
 		bytesOf("exportBundle", http.MethodGet, "/v1/audit/export", auditor, "application/x-tar",

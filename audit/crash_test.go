@@ -107,7 +107,7 @@ func TestKill(t *testing.T) {
 			dir := t.TempDir()
 			create(t, childConfig(t, dir))
 			acked := map[uint64]string{}
-			for round := range 3 {
+			for round := range 2 {
 				for index, leaf := range runChild(t, dir, point, 300*(round+1)) {
 					if acked[index] != "" {
 						t.Fatalf("entry %d was acknowledged twice", index)

@@ -9,7 +9,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -182,7 +181,7 @@ func testKey(t testing.TB) *ecdsa.PrivateKey {
 func testConfig(t testing.TB, q Quoter) Config {
 	return Config{
 		Dir: filepath.Join(t.TempDir(), "log"), Origin: testOrigin, Signer: testKey(t), Quoter: q,
-		IndexKey: make([]byte, 32), Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		IndexKey: make([]byte, 32), Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		SealInterval: time.Millisecond, Heartbeat: time.Hour, MaxSealAge: time.Hour, Ballast: 1 << 20,
 		hooks: hooks{space: func(string) (uint64, uint64, error) { return 50 << 30, 100 << 30, nil }},
 	}

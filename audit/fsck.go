@@ -18,6 +18,9 @@ import (
 	"github.com/signet-pki/signet/store"
 )
 
+// scratchPrefix names the copy of a store that was not closed cleanly.
+const scratchPrefix = "fsck-"
+
 // maxFindings bounds a report; the first are what matters.
 const maxFindings = 1000
 
@@ -86,7 +89,10 @@ func openReadOnly(cfg Config) (db *store.DB, discard func() error, err error) {
 	if err == nil || !errors.Is(err, store.ErrUnclean) {
 		return db, func() error { return nil }, err
 	}
-	scratch, err := os.MkdirTemp(cfg.Dir, "fsck-")
+	if err := dropScratch(cfg.Dir); err != nil {
+		return nil, nil, err
+	}
+	scratch, err := os.MkdirTemp(cfg.Dir, scratchPrefix)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -98,6 +104,15 @@ func openReadOnly(cfg Config) (db *store.DB, discard func() error, err error) {
 		return nil, nil, errors.Join(err, discard())
 	}
 	return db, discard, nil
+}
+
+// dropScratch removes the copies that killed runs left; the log's lock is held.
+func dropScratch(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, scratchPrefix+"*"))
+	for _, d := range left {
+		err = errors.Join(err, os.RemoveAll(d))
+	}
+	return err
 }
 
 type fsck struct {

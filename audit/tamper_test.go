@@ -321,6 +321,18 @@ func TestHeadsLogStaysBounded(t *testing.T) {
 	}
 }
 
+// TestVectors holds the bytes that docs/formats/log.md shows.
+func TestVectors(t *testing.T) {
+	const want = "5 0100000000000000000000000000000000000000000000000000000000000000 89dfa8c6"
+	if got := (line{size: 5, root: [32]byte{1}}).marshal(); string(got) != want {
+		t.Errorf("line of heads.log %q", got)
+	}
+	leaf := record.LeafHash([]byte(`{"v":1,"type":"task","time":"2026-03-01T12:00:00.120Z"}`))
+	if got := fmt.Sprintf("%x", leaf); got != "beb3183925d64050690c95e62d128cca165699d13344bbf66f85ed96b705fb81" {
+		t.Errorf("leaf hash %s", got)
+	}
+}
+
 func FuzzHeads(f *testing.F) {
 	f.Add(append(line{size: 5, root: [32]byte{1}}.marshal(), '\n'))
 	f.Add([]byte("5 00 0\n"))

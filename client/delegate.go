@@ -68,10 +68,11 @@ func ParentHash(leaf *x509.Certificate, grantHash string) ([32]byte, error) {
 			return *own, nil
 		}
 	}
-	if n, err := hex.Decode(out[:], []byte(grantHash)); err != nil || n != len(out) || len(grantHash) != 2*len(out) {
+	sum, err := hex.DecodeString(grantHash)
+	if err != nil || len(sum) != len(out) {
 		return out, errors.New("client: grant hash: not a SHA-256 in hexadecimal")
 	}
-	return out, nil
+	return [32]byte(sum), nil
 }
 
 // Origin asks for the origin of the appliance's log, which delegations name as their audience: the first line of the

@@ -55,8 +55,8 @@ func readReady(resp *http.Response) (v1.Ready, error) {
 	if err != nil {
 		return out, fmt.Errorf("client: readyz: %w", err)
 	}
-	if err := json.Unmarshal(body, &out); err != nil {
-		return out, fmt.Errorf("client: readyz: %w", err)
+	if err := json.Unmarshal(body, &out); err != nil || out.Status == "" {
+		return v1.Ready{}, fmt.Errorf("client: readyz: status %s, and not the JSON expected", resp.Status)
 	}
 	return out, nil
 }

@@ -24,11 +24,11 @@ type Access struct {
 
 // RequireDecision lets a request through to next only if the appliance allows the agent of this TLS connection the
 // access. The server must ask for client certificates; what they are worth is the appliance's to say, so
-// tls.RequestClientCert is enough. Without a certificate it is 401, denied 403, and without an answer 503: it never
-// fails open. The answer of a refusal is {"reasons": […], "decision_id": …}.
+// tls.RequestClientCert is enough. Without a certificate that names somebody it is 401, denied 403, and without an
+// answer 503: it never fails open. The answer of a refusal is {"reasons": […], "decision_id": …}.
 func RequireDecision(e Evaluator, access func(*http.Request) (Access, error), next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 || len(r.TLS.PeerCertificates[0].URIs) != 1 {
 			refuse(w, http.StatusUnauthorized, v1.DecisionContext{Reasons: []string{"client_certificate_required"}})
 			return
 		}
@@ -51,11 +51,8 @@ func RequireDecision(e Evaluator, access func(*http.Request) (Access, error), ne
 
 func evaluation(peer []*x509.Certificate, a Access) v1.EvaluationRequest {
 	q := v1.EvaluationRequest{
-		Subject: v1.Subject{Type: "agent"}, Action: v1.Action{Name: a.Action}, Resource: a.Resource,
+		Subject: v1.Subject{Type: "agent", ID: peer[0].URIs[0].String()}, Action: v1.Action{Name: a.Action}, Resource: a.Resource,
 		Context: v1.EvaluationContext{ExpectedUser: a.User},
-	}
-	if len(peer[0].URIs) > 0 {
-		q.Subject.ID = peer[0].URIs[0].String()
 	}
 	for _, c := range peer {
 		q.Context.CertificateChain = append(q.Context.CertificateChain, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})))

@@ -18,7 +18,7 @@ import (
 
 type verifyCommand struct {
 	Chain string    `arg:"" help:"File with the certificate chain, PEM, leaf first."`
-	Scope []string  `name:"scope" placeholder:"TOKEN" help:"A scope that the leaf must cover; repeatable."`
+	Scope []string  `name:"scope" sep:"none" placeholder:"TOKEN" help:"A scope that the leaf must cover; repeatable."`
 	At    time.Time `name:"at" placeholder:"TIME" help:"As of then, RFC 3339; now by default."`
 }
 

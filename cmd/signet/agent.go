@@ -21,7 +21,7 @@ type child struct {
 	holder
 	retry
 	Type     string        `name:"type" required:"" help:"The agent's type."`
-	Scope    []string      `name:"scope" required:"" placeholder:"TOKEN" help:"What the agent may do; repeatable."`
+	Scope    []string      `name:"scope" required:"" sep:"none" placeholder:"TOKEN" help:"What the agent may do; repeatable."`
 	TTL      time.Duration `name:"ttl" help:"How long it lives; as long as allowed by default."`
 	MaxDepth int           `name:"max-depth" help:"Levels of sub-agents below it."`
 	SpawnID  string        `name:"spawn-id" placeholder:"UUID" help:"A UUIDv7 that becomes the agent's id; a retry names the first attempt's."`
@@ -220,8 +220,12 @@ func (q chainCommand) Run(ctx context.Context, s *session) error {
 
 func delegationRows(d v1.Delegation) []row {
 	rows := []row{
-		{"task", d.TaskID}, {"grant", d.Grant.GrantID}, {"user", d.Grant.Subject + " of " + d.Grant.Issuer},
-		{"consent", d.Grant.ConsentType}, {"granted", scopeText(d.Grant.Scope)}, {"until", timeText(d.Grant.NotAfter)},
+		{"task", d.TaskID},
+		{"grant", d.Grant.GrantID},
+		{"user", d.Grant.Subject + " of " + d.Grant.Issuer},
+		{"consent", d.Grant.ConsentType},
+		{"granted", scopeText(d.Grant.Scope)},
+		{"until", timeText(d.Grant.NotAfter)},
 	}
 	for i, h := range d.Hops {
 		text := h.ID + "  scope " + scopeText(h.Scope) + "  until " + timeText(h.NotAfter) + "  depth " + strconv.Itoa(h.MaxDepth)

@@ -29,7 +29,7 @@ type orchestratorCommands struct {
 type registerOrchestratorCommand struct {
 	retry    `embed:""`
 	Name     string        `arg:"" help:"Its name."`
-	Type     []string      `name:"type" placeholder:"TYPE" help:"A type of agent that it may spawn; repeatable. None by default."`
+	Type     []string      `name:"type" sep:"none" placeholder:"TYPE" help:"A type of agent that it may spawn; repeatable. None by default."`
 	MaxTTL   time.Duration `name:"max-ttl" help:"The longest life of its agents; the appliance's limit by default."`
 	PopRoots string        `name:"x509pop-roots" placeholder:"FILE" help:"The CAs whose certificates attest it, PEM."`
 	TokenOut string        `name:"token-out" placeholder:"FILE" help:"Write the join token there, for its owner alone, and do not print it."`

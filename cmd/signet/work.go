@@ -32,10 +32,10 @@ type grantCommands struct {
 type requestGrantCommand struct {
 	retry    `embed:""`
 	Purpose  string   `name:"purpose" required:"" help:"The task in plain words: the user reads it."`
-	Scope    []string `name:"scope" required:"" placeholder:"TOKEN" help:"What is asked for; repeatable."`
+	Scope    []string `name:"scope" required:"" sep:"none" placeholder:"TOKEN" help:"What is asked for; repeatable."`
 	NotAfter moment   `name:"not-after" required:"" placeholder:"TIME" help:"Until when: RFC 3339, or +8h from now."`
 	MaxDepth int      `name:"max-depth" default:"1" help:"Levels of agents, 1 to 8."`
-	Type     []string `name:"type" required:"" placeholder:"TYPE" help:"A type of agent that may act; repeatable."`
+	Type     []string `name:"type" required:"" sep:"none" placeholder:"TYPE" help:"A type of agent that may act; repeatable."`
 }
 
 func (q requestGrantCommand) Run(ctx context.Context, s *session) error {
@@ -138,7 +138,7 @@ type taskCommands struct {
 type openTaskCommand struct {
 	retry    `embed:""`
 	Grant    string   `arg:"" help:"The grant's id."`
-	Scope    []string `name:"scope" placeholder:"TOKEN" help:"Less than the grant's scope; repeatable."`
+	Scope    []string `name:"scope" sep:"none" placeholder:"TOKEN" help:"Less than the grant's scope; repeatable."`
 	NotAfter moment   `name:"not-after" placeholder:"TIME" help:"Earlier than the grant's end: RFC 3339, or +8h from now."`
 }
 

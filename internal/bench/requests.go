@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	v1 "github.com/signet-pki/signet/api/v1"
+)
+
+// loads are the numbers of callers and of the requests of one run.
+var loads = []struct{ callers, spawns, decisions int }{{1, 1500, 2500}, {8, 5000, 8000}, {32, 6000, 10000}}
+
+// applianceRows are what is measured on a whole appliance.
+func (b *bench) applianceRows(ctx context.Context) (err error) {
+	dir := filepath.Join(b.tmp, "dev")
+	server, err := b.startAppliance(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = joined(err, server.stop()) }()
+	w, err := newWorld(ctx, server.url, dir)
+	if err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	if b.wants("spawn") {
+		if err := b.profiled(server, "spawn", func() error { return b.spawnRows(ctx, server, w) }); err != nil {
+			return fmt.Errorf("spawn: %w", err)
+		}
+	}
+	if b.wants("decide") || b.wants("bundle") {
+		if err := b.profiled(server, "decide", func() error { return b.decideRows(ctx, server, w) }); err != nil {
+			return fmt.Errorf("decide: %w", err)
+		}
+	}
+	if b.wants("bundle") {
+		if err := b.bundleRow(ctx, server, w); err != nil {
+			return fmt.Errorf("bundle: %w", err)
+		}
+	}
+	return nil
+}
+
+// startAppliance runs signetd, or with a profile this program as the appliance.
+func (b *bench) startAppliance(ctx context.Context, dir string) (*child, error) {
+	log := filepath.Join(b.tmp, "signetd.log")
+	if b.profile != "" {
+		program, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		return startChild(ctx, log, program, "-serve", dir, "-profile", b.profile)
+	}
+	program, err := b.build(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return startChild(ctx, log, program, "dev", "--dir", dir, "--listen", "127.0.0.1:0")
+}
+
+// profiled has the server's CPU profile written while do runs, where that is asked for.
+func (b *bench) profiled(server *child, _ string, do func() error) error {
+	if b.profile == "" {
+		return do()
+	}
+	toggle := func() error { return server.cmd.Process.Signal(syscall.SIGUSR1) }
+	if err := toggle(); err != nil {
+		return err
+	}
+	return joined(do(), toggle())
+}
+
+func (b *bench) spawnRows(ctx context.Context, server *child, w *world) error {
+	for _, kind := range []struct {
+		name           string
+		confirm, http2 bool
+	}{{"Spawn", false, false}, {"Spawn, delegator's JWS", true, false}, {"Spawn, delegator's JWS, HTTP/2", true, true}} {
+		for _, l := range loads {
+			if kind.http2 && l.callers != 8 {
+				continue
+			}
+			if err := b.spawnRow(ctx, server, w, kind.name, l.callers, l.spawns/b.scale, kind.confirm, kind.http2); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bench) spawnRow(ctx context.Context, server *child, w *world, name string, callers, n int, confirm, http2 bool) error {
+	posters := newPosters(callers, w.tls(w.orchestrator), http2)
+	defer closePosters(posters)
+	run := func(n int) (sample, error) {
+		bodies, err := w.spawnBodies(ctx, n, confirm)
+		if err != nil {
+			return sample{}, err
+		}
+		return load(ctx, callers, n, server, func(ctx context.Context, worker, i int) error {
+			status, answer, err := posters[worker].post(ctx, w.url+"/v1/agents", bodies[i], 0)
+			if err == nil && status != http.StatusCreated {
+				err = unexpected(status, answer)
+			}
+			return err
+		})
+	}
+	// The handshakes and whatever is made once.
+	if _, err := run(10 * callers); err != nil {
+		return err
+	}
+	samples, err := b.repeat(fmt.Sprintf("%s, %d callers", name, callers), func() (sample, error) { return run(n) })
+	if err != nil {
+		return err
+	}
+	b.table.add(row{what: name, at: fmt.Sprint(callers), samples: samples, floor: b.floors.spawnFloor(confirm)})
+	return nil
+}
+
+// decideRows ask about agents in turn, each allowed.
+func (b *bench) decideRows(ctx context.Context, server *child, w *world) error {
+	bodies, err := w.decisionBodies(ctx, 64)
+	if err != nil {
+		return err
+	}
+	for _, l := range loads {
+		if err := b.decideRow(ctx, server, w, bodies, l.callers, l.decisions/b.scale); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) decideRow(ctx context.Context, server *child, w *world, bodies [][]byte, callers, n int) error {
+	posters := newPosters(callers, w.tls(w.service), false)
+	defer closePosters(posters)
+	do := func(ctx context.Context, worker, i int) error {
+		status, answer, err := posters[worker].post(ctx, w.url+"/access/v1/evaluation", bodies[i%len(bodies)], 0)
+		if err == nil && (status != http.StatusOK || !bytes.Contains(answer, []byte(`"decision":true`))) {
+			err = unexpected(status, answer)
+		}
+		return err
+	}
+	if _, err := load(ctx, callers, 10*callers, server, do); err != nil {
+		return err
+	}
+	samples, err := b.repeat(fmt.Sprintf("decision, %d callers", callers), func() (sample, error) { return load(ctx, callers, n, server, do) })
+	if err != nil {
+		return err
+	}
+	b.table.add(row{what: "Decision, chain in the body", at: fmt.Sprint(callers), samples: samples, floor: b.floors.decideFloor()})
+	return nil
+}
+
+// decisionBodies are requests about n agents.
+func (w *world) decisionBodies(ctx context.Context, n int) ([][]byte, error) {
+	c, err := w.connect(w.orchestrator)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	out := make([][]byte, n)
+	for i := range out {
+		_, q, err := w.spawnRequest(true)
+		if err != nil {
+			return nil, err
+		}
+		agent, err := c.Spawn(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		if until := time.Until(agent.NotAfter); until < 5*time.Minute {
+			return nil, fmt.Errorf("the agent would live for %s only", until)
+		}
+		out[i], err = json.Marshal(v1.EvaluationRequest{
+			Subject: v1.Subject{Type: "agent", ID: agent.SPIFFEID}, Action: v1.Action{Name: "read"},
+			Resource: v1.Resource{Type: "database", ID: "patients"},
+			Context:  v1.EvaluationContext{CertificateChain: agent.CertificateChain},
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
