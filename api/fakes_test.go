@@ -138,7 +138,7 @@ func (l shownLog) Receipt(_ context.Context, n uint64, wait bool) ([]byte, error
 	if !wait {
 		return nil, fmt.Errorf("receipt: %w", ErrNotSealed)
 	}
-	return fmt.Appendf(nil, `{"index":%d,"envelope":"e30=","payload":"c2VjcmV0","salt":"c2FsdA==","proof":"a\\n<b>"}`, n), nil
+	return fmt.Appendf(nil, `{"index":%d,"envelope":"e30=","payload":"c2VjcmV0","salt":"c2FsdA==","proof":"a\n<b>"}`, n), nil
 }
 
 func (l shownLog) Export(_ context.Context, w io.Writer) error {

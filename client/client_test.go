@@ -152,6 +152,14 @@ func TestBadAnswers(t *testing.T) {
 	}
 }
 
+// Bytes have no form by which one could tell that they were cut.
+func TestOversizedBytes(t *testing.T) {
+	c := connect(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 8<<20+1)) })
+	if got, err := c.Receipt(t.Context(), 1, false); err == nil || got != nil {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
 func TestRedirect(t *testing.T) {
 	var elsewhere *httptest.Server
 	paths := 0

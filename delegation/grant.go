@@ -289,5 +289,5 @@ func nameOf(spiffe string) string {
 }
 
 func notReady(err error) *Error {
-	return &Error{Kind: Unavailable, Code: "not_ready", Detail: err.Error(), Err: err}
+	return &Error{Kind: Unavailable, Code: "not_ready", Detail: "the appliance cannot issue or decide now; /readyz tells its staff why", Err: err}
 }

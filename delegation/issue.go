@@ -63,7 +63,7 @@ func (s *Service) sign(ctx context.Context, o order, p Prepared, pos Position) (
 		s.signFailed(ctx, o, p, pos.Index)
 		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", AuditIndex: &pos.Index, Err: err}
 	}
-	s.keep(ctx, p.Hash(), der[0])
+	s.keep(ctx, kept{tbs: p.Hash(), der: der[0], at: &pos})
 	return Issued{ID: o.template.ID, Chain: der, NotAfter: p.Facts().NotAfter, Position: pos}, nil
 }
 
@@ -92,8 +92,12 @@ func (s *Service) signAgain(ctx context.Context, id chain.ID, tbs []byte) (Issue
 	if err != nil {
 		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", Err: err}
 	}
-	s.keep(ctx, p.Hash(), der[0])
-	return Issued{ID: id, Chain: der, NotAfter: p.Facts().NotAfter}, nil
+	s.keep(ctx, kept{tbs: p.Hash(), der: der[0]})
+	out := Issued{ID: id, Chain: der, NotAfter: p.Facts().NotAfter}
+	if at, ok, err := load[Position](s.cfg.Log, keyAt+hexOf(p.Hash())); err == nil && ok {
+		out.Position = *at
+	}
+	return out, nil
 }
 
 // hopBodies shows hops as an envelope does: no names of people.

@@ -18,12 +18,13 @@ const keepBatch = 16
 type kept struct {
 	tbs [32]byte
 	der []byte
+	at  *Position // nil on a retry: the first attempt noted it
 }
 
 // keep queues a released certificate for the store. It blocks only when the store is far behind.
-func (s *Service) keep(ctx context.Context, tbs [32]byte, der []byte) {
+func (s *Service) keep(ctx context.Context, k kept) {
 	select {
-	case s.keeper <- kept{tbs, der}:
+	case s.keeper <- k:
 	case <-ctx.Done():
 	}
 }
@@ -72,7 +73,15 @@ func (s *Service) store(ctx context.Context, k kept) {
 
 func keepMutations(k kept) []record.Mutation {
 	name := hex.EncodeToString(k.tbs[:])
-	return []record.Mutation{{Key: keyCert + name, Value: k.der}, {Key: keyOpen + name, Delete: true}}
+	m := []record.Mutation{{Key: keyCert + name, Value: k.der}, {Key: keyOpen + name, Delete: true}}
+	if k.at == nil {
+		return m
+	}
+	value, err := encode(k.at)
+	if err != nil {
+		return m // plain numbers: it cannot fail, and a receipt can be found by the serial too
+	}
+	return append(m, record.Mutation{Key: keyAt + name, Value: value})
 }
 
 // Certificate gives the released certificate of a TBS hash, DER.

@@ -19,6 +19,7 @@ const (
 	keyIdem     = "idem/"  // idem/<caller>/<SHA-256 of the caller's key>
 	keyOpen     = "open/"  // open/<TBS hash>: appended, signature not known to be kept
 	keyCert     = "cert/"  // cert/<TBS hash>: the released certificate, DER
+	keyAt       = "at/"    // at/<TBS hash>: the position of the issue entry, known once it is durable
 	keyRevoked  = "rev/"   // rev/<kind>/<id>
 )
 

@@ -19,7 +19,7 @@ import (
 
 // Bounds of one entry, in bytes, and of what rides on it.
 const (
-	MaxEnvelope  = 64 << 10
+	MaxEnvelope  = 1<<16 - 1 // what the 16-bit length in a C2SP entry bundle can say
 	MaxPayload   = 256 << 10
 	MaxTerms     = 64
 	MaxMutations = 64

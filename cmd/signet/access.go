@@ -166,7 +166,7 @@ func (q revocationsCommand) Run(ctx context.Context, s *session) error {
 	}
 	rows := make([]row, 0, len(page.Revocations)+1)
 	for _, r := range page.Revocations {
-		rows = append(rows, row{strconv.FormatUint(r.Seq, 10), timeText(r.Time) + "  " + revoked(r) + "  " + r.Reason})
+		rows = append(rows, row{strconv.FormatUint(r.Seq, 10), strings.TrimSpace(timeText(r.Time) + "  " + revoked(r) + "  " + r.Reason)})
 	}
 	return s.print(page, append(rows, row{"next cursor", page.NextCursor})...)
 }

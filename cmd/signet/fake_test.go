@@ -174,6 +174,9 @@ func (f *fake) note(r *http.Request, body []byte) {
 	if at, err := time.Parse(time.RFC3339, text(q, "not_after")); err == nil && time.Until(at) < 48*time.Hour {
 		q["not_after"] = relative(at)
 	}
+	if list, ok := q["certificate_chain"].([]any); ok {
+		q["certificate_chain"] = len(list)
+	}
 	out, err := json.MarshalIndent(q, "  ", "  ")
 	fmt.Fprintf(&f.log, "  %s\n%s", out, verdictLine(err))
 }

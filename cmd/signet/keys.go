@@ -119,7 +119,7 @@ func (h holder) keep(sub subject, issued []string) error {
 	if err := certifies(text, sub.public); err != nil {
 		return fmt.Errorf("the answer's certificates: %w", err)
 	}
-	if err := writeBytes(h.CertOut, 0o644, text); err != nil { //nolint:gosec // public
+	if err := writeBytes(h.CertOut, 0o644, text); err != nil {
 		return fmt.Errorf("--cert-out: %w", err)
 	}
 	return nil

@@ -3,9 +3,12 @@ package main
 import (
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"flag"
 	"io/fs"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -29,6 +32,7 @@ type fakeKey struct{}
 //	answer STATUS FILE      the next request is answered with that
 //	pair CERT KEY           the certificate is for the key
 //	mode FILE PERM          the file has these permissions, octal
+//	status N COMMAND…       the command ends with this exit status
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -41,10 +45,14 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(f.srv.Close)
 			env.Values[fakeKey{}] = f
+			env.Setenv("TASK", task)
+			env.Setenv("GRANT", grant)
+			env.Setenv("PARENT", parent)
+			env.Setenv("CHILD", "01890a5d-ac96-774b-bcce-b302099a8004")
 			return f.files(env)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"sent": sent, "answer": answer, "pair": pair, "mode": mode,
+			"sent": sent, "answer": answer, "pair": pair, "mode": mode, "status": exitStatus,
 		},
 	})
 }
@@ -90,6 +98,20 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	code := 0
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("exit status %d", code)
+	}
+}
+
 func TestMoment(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 8, time.UTC)
 	for text, want := range map[string]string{
@@ -104,6 +126,20 @@ func TestMoment(t *testing.T) {
 	}
 	if !(moment{}).from(now).IsZero() {
 		t.Error("what was not given is some time")
+	}
+}
+
+// Between the look and the write somebody may have been quicker.
+func TestWriteNew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := writeBytes(path, 0o600, []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeBytes(path, 0o600, []byte("second")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("got %v", err)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "first" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 
