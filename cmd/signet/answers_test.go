@@ -84,7 +84,7 @@ func (f *fake) answer(r *http.Request, body []byte) (int, any) {
 }
 
 func entry(index uint64) v1.Entry {
-	text := []byte(`{"type":"task"}`)
+	text := []byte(`{"v":1,"type":"issue","time":"2030-01-02T03:04:05.006Z","task":"` + task + `","agent":"` + parent + `","orchestrator":"trials"}`)
 	return v1.Entry{Index: index, Entry: text, Envelope: text}
 }
 

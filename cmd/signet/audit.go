@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"strconv"
+	"strings"
 
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/client"
@@ -82,9 +84,29 @@ func (q findCommand) Run(ctx context.Context, s *session) error {
 	}
 	rows := make([]row, 0, len(page.Entries)+1)
 	for _, e := range page.Entries {
-		rows = append(rows, row{strconv.FormatUint(e.Index, 10), string(e.Entry)})
+		rows = append(rows, row{strconv.FormatUint(e.Index, 10), summary(e)})
 	}
 	return s.print(page, append(rows, row{"next cursor", page.NextCursor})...)
+}
+
+// summary is one line about an entry.
+func summary(e v1.Entry) string {
+	var env struct{ Time, Type, Task, Agent, Orchestrator, Service string }
+	if err := json.Unmarshal(e.Envelope, &env); err != nil {
+		return "unreadable: " + err.Error()
+	}
+	words := []string{env.Time, env.Type}
+	for _, w := range []struct{ name, value string }{
+		{"agent", env.Agent},
+		{"task", env.Task},
+		{"orchestrator", env.Orchestrator},
+		{"service", env.Service},
+	} {
+		if w.value != "" {
+			words = append(words, w.name+" "+w.value)
+		}
+	}
+	return strings.Join(words, "  ")
 }
 
 type receiptCommand struct {

@@ -92,11 +92,11 @@ func (s *session) tell(p *client.Problem) {
 	}
 }
 
-// checkRows shows what did not pass, and nothing of what did.
+// checkRows shows what failed or was missed, and nothing of what passed or nobody needed.
 func checkRows(checks map[string]v1.Check) []row {
 	var rows []row
 	for _, name := range slices.Sorted(maps.Keys(checks)) {
-		if c := checks[name]; c.Status != "pass" {
+		if c := checks[name]; c.Status != "pass" && (c.Required || c.Status != "not_evaluated") {
 			rows = append(rows, row{name, checkText(c)})
 		}
 	}

@@ -39,7 +39,7 @@ func main() {
 	flag.StringVar(&o.signetd, "signetd", "", "a built signetd (default: go build)")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the server to FILE-1 (spawns) and FILE-2 (decisions); rates are then lower")
 	flag.BoolVar(&o.echo, "echo", false, "be the floor's server (used by the benchmark itself)")
-	flag.StringVar(&o.serve, "serve", "", "be the appliance in this directory, with profiles on SIGUSR1 (used by the benchmark itself)")
+	flag.StringVar(&o.serve, "serve", "", "be the appliance in this directory, profiled between SIGUSR1 and SIGUSR2 (used by the benchmark itself)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := o.run(ctx)

@@ -15,8 +15,8 @@ import (
 	"github.com/signet-pki/signet/internal/dev"
 )
 
-// serveProfiled is the development appliance with a CPU profile that SIGUSR1 starts and stops. Each profile is a file of
-// its own: FILE-1, FILE-2.
+// serveProfiled is the development appliance with a CPU profile that SIGUSR1 starts and SIGUSR2 stops. Each profile is
+// a file of its own: FILE-1, FILE-2.
 func serveProfiled(ctx context.Context, dir, file string) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -30,22 +30,24 @@ func serveProfiled(ctx context.Context, dir, file string) error {
 }
 
 func profiles(ctx context.Context, file string) error {
-	toggle := make(chan os.Signal, 1)
-	signal.Notify(toggle, syscall.SIGUSR1)
-	defer signal.Stop(toggle)
+	start, stop := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(start, syscall.SIGUSR1)
+	signal.Notify(stop, syscall.SIGUSR2)
+	defer signal.Stop(start)
+	defer signal.Stop(stop)
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-toggle:
+		case <-start:
 		}
-		if err := profile(ctx, fmt.Sprintf("%s-%d", file, n), toggle); err != nil {
+		if err := profile(ctx, fmt.Sprintf("%s-%d", file, n), stop); err != nil {
 			return err
 		}
 	}
 }
 
-func profile(ctx context.Context, file string, toggle <-chan os.Signal) error {
+func profile(ctx context.Context, file string, stop <-chan os.Signal) error {
 	f, err := os.Create(file)
 	if err != nil {
 		return err
@@ -55,7 +57,7 @@ func profile(ctx context.Context, file string, toggle <-chan os.Signal) error {
 	}
 	select {
 	case <-ctx.Done():
-	case <-toggle:
+	case <-stop:
 	}
 	pprof.StopCPUProfile()
 	return f.Close()

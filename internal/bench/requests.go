@@ -30,12 +30,12 @@ func (b *bench) applianceRows(ctx context.Context) (err error) {
 		return fmt.Errorf("prepare: %w", err)
 	}
 	if b.wants("spawn") {
-		if err := b.profiled(server, "spawn", func() error { return b.spawnRows(ctx, server, w) }); err != nil {
+		if err := b.profiled(server, func() error { return b.spawnRows(ctx, server, w) }); err != nil {
 			return fmt.Errorf("spawn: %w", err)
 		}
 	}
 	if b.wants("decide") || b.wants("bundle") {
-		if err := b.profiled(server, "decide", func() error { return b.decideRows(ctx, server, w) }); err != nil {
+		if err := b.profiled(server, func() error { return b.decideRows(ctx, server, w) }); err != nil {
 			return fmt.Errorf("decide: %w", err)
 		}
 	}
@@ -65,15 +65,15 @@ func (b *bench) startAppliance(ctx context.Context, dir string) (*child, error) 
 }
 
 // profiled has the server's CPU profile written while do runs, where that is asked for.
-func (b *bench) profiled(server *child, _ string, do func() error) error {
+func (b *bench) profiled(server *child, do func() error) error {
 	if b.profile == "" {
 		return do()
 	}
-	toggle := func() error { return server.cmd.Process.Signal(syscall.SIGUSR1) }
-	if err := toggle(); err != nil {
+	if err := server.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
 		return err
 	}
-	return joined(do(), toggle())
+	err := do()
+	return joined(err, server.cmd.Process.Signal(syscall.SIGUSR2))
 }
 
 func (b *bench) spawnRows(ctx context.Context, server *child, w *world) error {

@@ -48,7 +48,7 @@ func (s *story) meet(ctx context.Context) error {
 		return fmt.Errorf("the join token worked twice: %w", orNone(err))
 	}
 	s.checked("the token works once: a second use is refused (join_token_used)")
-	if s.origin, err = s.readOrigin(ctx); err != nil {
+	if s.origin, err = s.operator.Origin(ctx); err != nil {
 		return err
 	}
 	return s.openRecords(ctx)
@@ -75,16 +75,6 @@ func (s *story) oversee(ctx context.Context) error {
 	s.auditor, err = s.connect(cert)
 	s.checked("%s may; the operator is refused (role_not_allowed)", issued.SPIFFEID)
 	return err
-}
-
-// readOrigin takes the log's name from its checkpoint.
-func (s *story) readOrigin(ctx context.Context) (string, error) {
-	note, err := s.operator.Checkpoint(ctx)
-	if err != nil {
-		return "", err
-	}
-	origin, _, _ := strings.Cut(string(note), "\n")
-	return origin, nil
 }
 
 // consent is the physician's part.
