@@ -30,11 +30,11 @@ func (s *Server) registerOrchestrator(c *call, q *v1.OrchestratorRegistration) (
 }
 
 func (s *Server) registerService(c *call, q *v1.ServiceRegistration) (v1.Certificate, error) {
-	return s.registerPerson(c, chain.Service, delegation.Registration{Name: q.Name, CSR: []byte(q.CSR)})
+	return s.registerPerson(c, chain.Service, delegation.Registration{Name: q.Name, CSR: []byte(q.CSR), Replace: q.Replace})
 }
 
 func (s *Server) registerOperator(c *call, q *v1.OperatorRegistration) (v1.Certificate, error) {
-	return s.registerPerson(c, chain.Operator, delegation.Registration{Name: q.Name, Role: delegation.Role(q.Role), CSR: []byte(q.CSR)})
+	return s.registerPerson(c, chain.Operator, delegation.Registration{Name: q.Name, Role: delegation.Role(q.Role), CSR: []byte(q.CSR), Replace: q.Replace})
 }
 
 // registerPerson registers who gets a certificate at once.

@@ -27,14 +27,19 @@ func (s *Service) fromOrchestrator(by Caller, q SpawnRequest) (lineage, error) {
 	if err != nil {
 		return lineage{}, err
 	}
-	l.types = common(l.grant.AgentTypes, reg.AgentTypes)
-	l.maxTTL = time.Duration(reg.MaxTTL) * time.Second
-	if l.maxTTL == 0 {
-		l.maxTTL = s.cfg.Limits.AgentTTL
-	}
+	l.allow(reg, s.cfg.Limits.AgentTTL)
 	l.parent, err = l.first(by)
 	l.delegations = []string{""}
 	return l, err
+}
+
+// allow takes what both the user and the orchestrator's registration allow, however deep the agent.
+func (l *lineage) allow(reg *identityState, longest time.Duration) {
+	l.types = common(l.grant.AgentTypes, reg.AgentTypes)
+	l.maxTTL = longest
+	if reg.MaxTTL > 0 {
+		l.maxTTL = min(longest, time.Duration(reg.MaxTTL)*time.Second)
+	}
 }
 
 // fromAgent is the lineage of a sub-agent: its parent's chain, as the parent's certificate states it.
@@ -54,7 +59,15 @@ func (s *Service) fromAgent(by Caller, parentID string, q SpawnRequest) (lineage
 		return lineage{}, refuse(Forbidden, "parent_unknown", "id", "the log does not know this parent")
 	}
 	l.parent, l.delegations, l.confirm = *by.deleg, st.Delegations, true
-	l.types, l.maxTTL = l.grant.AgentTypes, s.cfg.Limits.AgentTTL
+	orch, err := chain.ParseID(l.parent.Hops[0].ID)
+	if err != nil {
+		return lineage{}, internal("read parent", err)
+	}
+	reg, err := s.registered(orch)
+	if err != nil {
+		return lineage{}, err
+	}
+	l.allow(reg, s.cfg.Limits.AgentTTL)
 	return l, nil
 }
 
@@ -122,31 +135,32 @@ func (s *Service) agentOrder(by Caller, q SpawnRequest, l lineage, child chain.D
 	if err != nil {
 		return order{}, internal("read child", err)
 	}
-	orch, err := chain.ParseID(child.Hops[0].ID)
-	if err != nil {
-		return order{}, internal("read child", err)
-	}
+	o := s.describe(by, q, l.grant, child, ext, by.Certs[0].RawSubjectPublicKeyInfo)
+	o.template = Template{ID: id, SPKI: spki, NotAfter: hop.NotAfter, Delegation: ext}
+	o.mutations = func(p Prepared) ([]record.Mutation, error) { return s.agentMutations(by, q, l, child, ext, p) }
+	return o, nil
+}
+
+// describe is what the entry of an agent's certificate says beside the certificate.
+func (s *Service) describe(by Caller, q SpawnRequest, g *grantState, d chain.Delegation, ext, delegatorKey []byte) order {
 	env := record.Envelope{
-		Task: q.TaskID, Grant: l.grant.ID, Agent: q.SpawnID, Orchestrator: orch.Name(),
-		User: s.cfg.Pseudonym(l.grant.User.Issuer, l.grant.User.Subject),
+		Task: q.TaskID, Grant: g.ID, Agent: q.SpawnID, Orchestrator: nameOf(d.Hops[0].ID),
+		User: s.cfg.Pseudonym(g.User.Issuer, g.User.Subject),
 	}
 	if by.ID.Kind() == chain.Agent {
 		env.Parent = by.ID.AgentID()
 	}
 	return order{
-		template: Template{ID: id, SPKI: spki, NotAfter: hop.NotAfter, Delegation: ext},
-		env:      env,
+		env: env,
 		body: record.IssueBody{
-			SpawnID: q.SpawnID, Hops: hopBodies(child.Hops), ConsentType: l.grant.Consent,
-			EvidenceHash: hex.EncodeToString(l.grant.EvidenceHash),
+			SPKIHash: hexOf(d.Hops[len(d.Hops)-1].SPKIHash), SpawnID: q.SpawnID, Hops: hopBodies(d.Hops),
+			ConsentType: g.Consent, EvidenceHash: hex.EncodeToString(g.EvidenceHash),
 		},
 		payload: record.IssuePayload{
-			Delegation: ext, JWS: q.Confirmation,
-			DelegatorKey: by.Certs[0].RawSubjectPublicKeyInfo,
-			Issuer:       l.grant.User.Issuer, Subject: l.grant.User.Subject, Roles: l.grant.User.Roles,
+			Delegation: ext, JWS: q.Confirmation, DelegatorKey: delegatorKey,
+			Issuer: g.User.Issuer, Subject: g.User.Subject, Roles: g.User.Roles,
 		},
-		mutations: func(p Prepared) ([]record.Mutation, error) { return s.agentMutations(by, q, l, child, ext, p) },
-	}, nil
+	}
 }
 
 // agentMutations writes the agent and re-checks, at the moment of commit, everything that a concurrent request could
@@ -154,30 +168,21 @@ func (s *Service) agentOrder(by Caller, q SpawnRequest, l lineage, child chain.D
 func (s *Service) agentMutations(by Caller, q SpawnRequest, l lineage, child chain.Delegation, ext []byte, p Prepared) ([]record.Mutation, error) {
 	fp := q.fingerprint(by)
 	hop := child.Hops[len(child.Hops)-1]
-	notAfter := p.Facts().NotAfter
 	value, err := encode(agentState{
-		SPIFFEID: hop.ID, TaskID: q.TaskID, Request: fp[:], TBS: p.TBS(), Delegation: ext, NotAfter: notAfter,
-		Delegations: append(slices.Clone(l.delegations), q.Confirmation),
+		SPIFFEID: hop.ID, TaskID: q.TaskID, Request: fp[:], TBS: p.TBS(), Delegation: ext, NotAfter: p.Facts().NotAfter,
+		DelegatorKey: by.Certs[0].RawSubjectPublicKeyInfo,
+		Delegations:  append(slices.Clone(l.delegations), q.Confirmation),
 	})
 	if err != nil {
 		return nil, err
 	}
-	keep := notAfter.Add(grace)
+	// An id and a key are used once in the life of the grant that they could be used under.
+	keep := l.grant.NotAfter.Add(grace)
 	m := []record.Mutation{
 		create(keyAgent+q.SpawnID, value, keep, refuse(Conflict, "spawn_id_used", "spawn_id", "this spawn_id was used")),
 		create(keySPKI+hexOf(hop.SPKIHash), []byte(q.SpawnID), keep, refuse(Conflict, "key_reused", "csr", "another agent has this key")),
-		must(record.Absent, revKey(chain.RevTask, q.TaskID), refuse(Forbidden, "task_revoked", "task_id", "the task is revoked")),
-		must(record.Absent, revKey(chain.RevGrant, l.grant.ID), refuse(Forbidden, "grant_revoked", "", "the grant is revoked")),
-		must(record.Absent, revKey(chain.RevUser, chain.UserID(l.grant.User.Issuer, l.grant.User.Subject)), refuse(Forbidden, "user_revoked", "", "the user is revoked")),
-		must(record.Absent, revKey(chain.RevOrchestrator, nameOf(child.Hops[0].ID)), refuse(Forbidden, "orchestrator_revoked", "", "the orchestrator is revoked")),
 	}
-	for _, h := range child.Hops[1 : len(child.Hops)-1] {
-		id, err := chain.ParseID(h.ID)
-		if err != nil {
-			return nil, internal("read parent", err)
-		}
-		m = append(m, must(record.Absent, revKey(chain.RevAgent, id.AgentID()), refuse(Forbidden, "agent_revoked", "", "a parent is revoked")))
-	}
+	m = append(m, unrevoked(child)...)
 	more, err := s.remember(by, q.Idempotency, q.SpawnID)
 	return append(m, more...), err
 }
@@ -240,17 +245,6 @@ func (s *Service) agentOwner(id string) (string, error) {
 		return "", err
 	}
 	return t.Orchestrator, nil
-}
-
-// agent tells whether an agent or its task is revoked.
-func (r *revocations) agent(taskID, agentID string) string {
-	switch {
-	case r.has(chain.RevTask, taskID):
-		return "task_revoked"
-	case r.has(chain.RevAgent, agentID):
-		return "agent_revoked"
-	}
-	return ""
 }
 
 func common(a, b []string) []string {

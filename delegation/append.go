@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
@@ -32,7 +33,26 @@ func (s *Service) append(ctx context.Context, d draft) (Position, error) {
 	if errors.As(err, &refused) {
 		return Position{}, refused
 	}
+	if errors.Is(err, ErrUnknown) {
+		return Position{}, &Error{Kind: Unavailable, Code: codeUnknown, Detail: "the audit log did not say in time whether it took the entry; ask again", Err: err}
+	}
 	return Position{}, &Error{Kind: Unavailable, Code: "audit_unavailable", Detail: "the audit log took no entry, so nothing was done", Err: err}
+}
+
+// ErrUnknown is wrapped by a Log's error when the entry may have been written all the same.
+var ErrUnknown = errors.New("delegation: outcome of the append unknown")
+
+// codeUnknown is the refusal of a request whose entry may exist.
+const codeUnknown = "outcome_unknown"
+
+// appendWithin bounds an append that must not be abandoned with its request.
+const appendWithin = 10 * time.Second
+
+// appendFirmly is append for what must not depend on the caller's patience: a caller that hangs up does not undo it.
+func (s *Service) appendFirmly(ctx context.Context, d draft) (Position, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendWithin)
+	defer cancel()
+	return s.append(ctx, d)
 }
 
 func (s *Service) entry(d draft) (record.Entry, error) {
@@ -57,7 +77,7 @@ func (s *Service) entry(d draft) (record.Entry, error) {
 // is still a refusal. Faults of the appliance are not the caller's doing and become no deny entry.
 func (s *Service) denied(ctx context.Context, operation string, by Caller, about record.Envelope, cause error) error {
 	e := AsError(cause)
-	if e.Kind == Internal || e.Code == "audit_unavailable" || e.AuditIndex != nil {
+	if e.Kind == Internal || e.Code == "audit_unavailable" || e.Code == codeUnknown || e.AuditIndex != nil {
 		return e
 	}
 	about.Type, about.Code = record.TypeDeny, e.Code
@@ -74,6 +94,25 @@ func (s *Service) denied(ctx context.Context, operation string, by Caller, about
 	out := *e
 	out.AuditIndex = &pos.Index
 	return &out
+}
+
+// unrevoked are the checks, at the moment of commit, that nothing in a chain was revoked since it was read.
+func unrevoked(d chain.Delegation) []record.Mutation {
+	m := []record.Mutation{
+		must(record.Absent, revKey(chain.RevUser, chain.UserID(d.Grant.Issuer, d.Grant.Subject)), refuse(Forbidden, chain.CodeUserRevoked, "", "the user is revoked")),
+		must(record.Absent, revKey(chain.RevGrant, chain.FormatUUID(d.Grant.GrantID)), refuse(Forbidden, chain.CodeGrantRevoked, "", "the grant is revoked")),
+		must(record.Absent, revKey(chain.RevTask, chain.FormatUUID(d.TaskID)), refuse(Forbidden, chain.CodeTaskRevoked, "", "the task is revoked")),
+	}
+	for i, h := range d.Hops {
+		// Extend and Verify have accepted every id.
+		id, _ := chain.ParseID(h.ID)
+		if i == 0 {
+			m = append(m, must(record.Absent, revKey(chain.RevOrchestrator, id.Name()), refuse(Forbidden, chain.CodeOrchestratorRevoked, "", "the orchestrator is revoked")))
+			continue
+		}
+		m = append(m, must(record.Absent, revKey(chain.RevAgent, id.AgentID()), refuse(Forbidden, chain.CodeAgentRevoked, "", "an agent of the chain is revoked")))
+	}
+	return m
 }
 
 // nameCaller notes who asked, where the envelope does not say it already.

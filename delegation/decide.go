@@ -111,20 +111,34 @@ func (s *Service) askPolicy(ctx context.Context, q DecisionRequest, a answer) an
 	return a
 }
 
-// recordDecision appends the answer; without an entry there is no permission.
+// recordDecision appends the answer; without an entry there is no permission. What was revoked while policy was asked
+// turns permission into a recorded refusal.
 func (s *Service) recordDecision(ctx context.Context, by Caller, q DecisionRequest, a answer) Decision {
-	d, err := s.decisionDraft(by, q, a)
+	pos, err := s.appendDecision(ctx, by, q, a)
+	if refused := AsError(err); err != nil && a.Allow && refused.Kind == Forbidden {
+		a.Allow, a.Reasons = false, []string{refused.Code}
+		pos, err = s.appendDecision(ctx, by, q, a)
+	}
 	if err == nil {
-		var pos Position
-		if pos, err = s.append(ctx, d); err == nil {
-			a.Position = &pos
-			return a.Decision
-		}
+		a.Position = &pos
+		return a.Decision
 	}
 	s.cfg.Logger.Error("a decision was not recorded and is denied", slog.String("decision", a.ID), slog.Any("error", err))
 	a.Allow, a.Position = false, nil
 	a.Reasons = append([]string{"not_recorded"}, a.Reasons...)
 	return a.Decision
+}
+
+func (s *Service) appendDecision(ctx context.Context, by Caller, q DecisionRequest, a answer) (Position, error) {
+	d, err := s.decisionDraft(by, q, a)
+	if err != nil {
+		return Position{}, err
+	}
+	if a.Allow {
+		d.mutations = append(unrevoked(*a.report.Delegation), must(record.Absent, revKey(chain.RevCertificate, chain.Serial(q.Chain[0])),
+			refuse(Forbidden, chain.CodeCertificateRevoked, "", "the certificate is revoked")))
+	}
+	return s.append(ctx, d)
 }
 
 func (s *Service) decisionDraft(by Caller, q DecisionRequest, a answer) (draft, error) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/signet-pki/signet/audit/record"
@@ -95,10 +97,7 @@ func (s *Service) keepPending(ctx context.Context, by Caller, idem Idempotency, 
 	if err != nil {
 		return err
 	}
-	if err := s.cfg.Log.Put(ctx, append(m, more...)); err != nil {
-		return &Error{Kind: Unavailable, Code: "state_unavailable", Detail: "the request could not be kept", Err: err}
-	}
-	return nil
+	return s.put(ctx, append(m, more...))
 }
 
 // Grant shows a grant to the orchestrator that asked for it and to staff.
@@ -136,6 +135,10 @@ func (s *Service) GrantDocument(id, issuer, subject string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.document(g, issuer, subject)
+}
+
+func (s *Service) document(g *grantState, issuer, subject string) ([]byte, error) {
 	scope, err := chain.ParseScope(g.Scope)
 	if err != nil {
 		return nil, internal("read grant", err)
@@ -159,28 +162,47 @@ func (s *Service) Approve(ctx context.Context, id string, a Approval) error {
 	if err := s.cfg.Ready(); err != nil {
 		return notReady(err)
 	}
-	g, err := s.grant(id)
+	g, raw, err := s.pending(id)
 	if err != nil {
 		return err
 	}
-	if g.Status != GrantPending || !s.cfg.Now().Before(g.PendingUntil) {
-		return refuse(Conflict, "grant_not_pending", "id", "this grant does not wait for consent")
-	}
-	want, err := s.GrantDocument(id, a.User.Issuer, a.User.Subject)
+	want, err := s.document(g, a.User.Issuer, a.User.Subject)
 	if err != nil {
 		return err
 	}
 	if string(want) != string(a.Document) {
 		return refuse(Forbidden, "consent_mismatch", "", "the consent is not over this grant")
 	}
-	return s.activate(ctx, g, a)
+	return s.activate(ctx, g, raw, a)
 }
 
-func (s *Service) activate(ctx context.Context, pending *grantState, a Approval) error {
-	old, ok, err := s.cfg.Log.Get(keyGrant + pending.ID)
-	if err != nil || !ok {
-		return internal("read grant", err)
+// pending reads a grant that waits for consent, and the exact bytes that must still stand when it is answered.
+func (s *Service) pending(id string) (*grantState, []byte, error) {
+	if _, err := chain.ParseUUID(id); err != nil {
+		return nil, nil, refuse(NotFound, "grant_not_found", "id", "no such grant")
 	}
+	raw, ok, err := s.cfg.Log.Get(keyGrant + id)
+	if err != nil {
+		return nil, nil, internal("read grant", err)
+	}
+	if !ok {
+		return nil, nil, refuse(NotFound, "grant_not_found", "id", "no such grant")
+	}
+	g := new(grantState)
+	if err := json.Unmarshal(raw, g); err != nil {
+		return nil, nil, internal("read grant", err)
+	}
+	if g.Status != GrantPending || !s.cfg.Now().Before(g.PendingUntil) {
+		return nil, nil, errNotPending()
+	}
+	return g, raw, nil
+}
+
+func errNotPending() *Error {
+	return refuse(Conflict, "grant_not_pending", "id", "this grant does not wait for consent")
+}
+
+func (s *Service) activate(ctx context.Context, pending *grantState, raw []byte, a Approval) error {
 	g := *pending
 	doc, evidence := sha256.Sum256(a.Document), sha256.Sum256(a.Evidence)
 	g.Status, g.User, g.Consent = GrantActive, a.User, chain.OIDCNonce.String()
@@ -189,12 +211,21 @@ func (s *Service) activate(ctx context.Context, pending *grantState, a Approval)
 	if err != nil {
 		return err
 	}
-	_, err = s.append(ctx, s.grantDraft(&g, a, replace(keyGrant+g.ID, old, value, g.NotAfter.Add(grace), refuse(Conflict, "grant_not_pending", "id", "this grant was answered already"))))
-	if err != nil {
+	d := s.grantDraft(&g, a, replace(keyGrant+g.ID, raw, value, g.NotAfter.Add(grace), errNotPending()))
+	d.mutations = append(d.mutations, unrevokedGrant(&g)...)
+	if _, err := s.appendFirmly(ctx, d); err != nil {
 		return err
 	}
-	s.grants.drop(g.ID)
 	return nil
+}
+
+// unrevokedGrant are the checks at commit that neither a grant nor who gave and who got it is revoked.
+func unrevokedGrant(g *grantState) []record.Mutation {
+	return []record.Mutation{
+		must(record.Absent, revKey(chain.RevGrant, g.ID), refuse(Forbidden, chain.CodeGrantRevoked, "grant_id", "the grant is revoked")),
+		must(record.Absent, revKey(chain.RevUser, chain.UserID(g.User.Issuer, g.User.Subject)), refuse(Forbidden, chain.CodeUserRevoked, "", "the user is revoked")),
+		must(record.Absent, revKey(chain.RevOrchestrator, nameOf(g.Orchestrator)), refuse(Forbidden, chain.CodeOrchestratorRevoked, "", "the orchestrator is revoked")),
+	}
 }
 
 func (s *Service) grantDraft(g *grantState, a Approval, m record.Mutation) draft {
@@ -221,18 +252,26 @@ func (s *Service) grantDraft(g *grantState, a Approval, m record.Mutation) draft
 
 // Decline forgets a pending grant; nothing of it was ever in the log.
 func (s *Service) Decline(ctx context.Context, id string) error {
-	g, err := s.grant(id)
+	_, raw, err := s.pending(id)
 	if err != nil {
 		return err
 	}
-	if g.Status != GrantPending {
-		return refuse(Conflict, "grant_not_pending", "id", "this grant does not wait for consent")
+	return s.put(ctx, []record.Mutation{{
+		Key: keyGrant + id, Delete: true, Pre: record.Precondition{Op: record.Equal, Value: raw, Err: errNotPending()},
+	}})
+}
+
+// put writes state without an entry. A precondition's own *Error comes back as it is.
+func (s *Service) put(ctx context.Context, m []record.Mutation) error {
+	err := s.cfg.Log.Put(ctx, m)
+	var refused *Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		return refused
 	}
-	if err := s.cfg.Log.Put(ctx, []record.Mutation{{Key: keyGrant + id, Delete: true}}); err != nil {
-		return &Error{Kind: Unavailable, Code: "state_unavailable", Err: err}
-	}
-	s.grants.drop(id)
-	return nil
+	return &Error{Kind: Unavailable, Code: "state_unavailable", Detail: "the request could not be kept", Err: err}
 }
 
 // grant reads a grant; an active one never changes and is kept in memory.

@@ -96,6 +96,11 @@ func (l *memoryLog) Put(_ context.Context, ms []record.Mutation) error {
 	if l.fail != nil {
 		return l.fail
 	}
+	for _, m := range ms {
+		if err := l.holds(m); err != nil {
+			return fmt.Errorf("precondition on %q: %w", m.Key, err)
+		}
+	}
 	l.apply(ms)
 	return nil
 }
@@ -282,11 +287,13 @@ func newRig(t *testing.T) *rig {
 }
 
 // restart makes a new Service on the same log.
-func (r *rig) restart() {
+func (r *rig) restart() { r.start(r.log) }
+
+func (r *rig) start(log delegation.Log) {
 	r.t.Helper()
 	var err error
 	r.s, err = delegation.New(r.t.Context(), delegation.Config{
-		Origin: trustDomain + "/log", Trust: r.roots, Log: r.log, Certifier: r.certifier, Policy: r.rules,
+		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Certifier: r.certifier, Policy: r.rules,
 		Resources: table{"database/patients/read": "database:read:patients", "database/billing/read": "database:read:billing"},
 		Ready:     func() error { return r.ready },
 		Provider:  func(context.Context) error { return r.provider },

@@ -20,21 +20,24 @@ type order struct {
 }
 
 // issue is the one way to a signature: prepare, append and wait until durable, sign exactly those bytes, release.
-func (s *Service) issue(ctx context.Context, o order) (Issued, Prepared, error) {
+func (s *Service) issue(ctx context.Context, o order) (Issued, error) {
 	p, err := s.cfg.Certifier.Prepare(o.template)
 	if err != nil {
-		return Issued{}, nil, internal("prepare certificate", err)
+		return Issued{}, internal("prepare certificate", err)
 	}
+	return s.issuePrepared(ctx, o, p)
+}
+
+func (s *Service) issuePrepared(ctx context.Context, o order, p Prepared) (Issued, error) {
 	d, err := s.issueDraft(o, p)
 	if err != nil {
-		return Issued{}, nil, err
+		return Issued{}, err
 	}
 	pos, err := s.append(ctx, d)
 	if err != nil {
-		return Issued{}, nil, err
+		return Issued{}, err
 	}
-	out, err := s.sign(ctx, o, p, pos)
-	return out, p, err
+	return s.sign(ctx, o, p, pos)
 }
 
 func (s *Service) issueDraft(o order, p Prepared) (draft, error) {
@@ -43,7 +46,9 @@ func (s *Service) issueDraft(o order, p Prepared) (draft, error) {
 	o.body.Kind = o.template.ID.Kind().String()
 	f := p.Facts()
 	o.body.Serial, o.body.TBSHash, o.body.IssuerSPKIHash = f.Serial, hexOf(p.Hash()), hexOf(f.IssuerSPKIHash)
-	o.body.SPKIHash = hexOf(spkiHash(o.template.SPKI))
+	if o.body.SPKIHash == "" {
+		o.body.SPKIHash = hexOf(spkiHash(o.template.SPKI))
+	}
 	o.body.NotBefore, o.body.NotAfter = f.NotBefore, f.NotAfter
 	m, err := o.mutations(p)
 	if err != nil {
@@ -63,7 +68,8 @@ func (s *Service) sign(ctx context.Context, o order, p Prepared, pos Position) (
 		s.signFailed(ctx, o, p, pos.Index)
 		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", AuditIndex: &pos.Index, Err: err}
 	}
-	s.keep(ctx, kept{tbs: p.Hash(), der: der[0], at: &pos})
+	s.released.put(p.Hash(), pos)
+	s.keep(ctx, kept{tbs: p.Hash(), der: der[0], at: pos})
 	return Issued{ID: o.template.ID, Chain: der, NotAfter: p.Facts().NotAfter, Position: pos}, nil
 }
 
@@ -71,9 +77,7 @@ func (s *Service) signFailed(ctx context.Context, o order, p Prepared, index uin
 	env := o.env
 	env.Type, env.Code = record.TypeIssueFailed, "signing_failed"
 	// The caller may be gone; the record of what was not signed is owed all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	_, err := s.append(ctx, draft{
+	_, err := s.appendFirmly(ctx, draft{
 		env: env, body: record.FailBody{Index: index, Serial: p.Facts().Serial, TBSHash: hexOf(p.Hash())}, terms: termsOf(env),
 		mutations: []record.Mutation{{Key: keyOpen + hexOf(p.Hash()), Delete: true}},
 	})
@@ -82,22 +86,40 @@ func (s *Service) signFailed(ctx context.Context, o order, p Prepared, index uin
 	}
 }
 
-// signAgain re-signs the stored bytes of an earlier issuance, for a retry: the same certificate by its TBS hash.
-func (s *Service) signAgain(ctx context.Context, id chain.ID, tbs []byte) (Issued, error) {
-	p, err := s.cfg.Certifier.Resume(id.Kind(), tbs)
+// issueAgain answers a retry: it signs the stored bytes of an earlier issuance, which are the same certificate by its
+// TBS hash. If a certificate of these bytes was released before, its entry stands; if none was, or nobody knows, what is
+// released now gets an entry of its own first.
+func (s *Service) issueAgain(ctx context.Context, o order, tbs []byte) (Issued, error) {
+	p, err := s.cfg.Certifier.Resume(o.template.ID.Kind(), tbs)
 	if err != nil {
 		return Issued{}, internal("resume certificate", err)
 	}
-	der, err := s.cfg.Certifier.Issue(ctx, p)
+	if s.revoked.has(chain.RevCertificate, p.Facts().Serial) {
+		return Issued{}, refuse(Forbidden, chain.CodeCertificateRevoked, "", "the certificate is revoked")
+	}
+	at, ok, err := s.releasedAt(p.Hash())
 	if err != nil {
-		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", Err: err}
+		return Issued{}, err
 	}
-	s.keep(ctx, kept{tbs: p.Hash(), der: der[0]})
-	out := Issued{ID: id, Chain: der, NotAfter: p.Facts().NotAfter}
-	if at, ok, err := load[Position](s.cfg.Log, keyAt+hexOf(p.Hash())); err == nil && ok {
-		out.Position = *at
+	if !ok {
+		return s.issuePrepared(ctx, o, p)
 	}
-	return out, nil
+	return s.sign(ctx, o, p, at)
+}
+
+// releasedAt finds the entry of a certificate that was released: in memory, since it is stored a little later only.
+func (s *Service) releasedAt(tbs [32]byte) (Position, bool, error) {
+	if at, ok := s.released.get(tbs); ok {
+		return at, true, nil
+	}
+	at, ok, err := load[Position](s.cfg.Log, keyAt+hexOf(tbs))
+	if err != nil {
+		return Position{}, false, internal("read certificate", err)
+	}
+	if !ok {
+		return Position{}, false, nil
+	}
+	return *at, true, nil
 }
 
 // hopBodies shows hops as an envelope does: no names of people.
@@ -127,11 +149,10 @@ func bounded(first time.Time, more ...time.Time) time.Time {
 // IssueListener gives the appliance's own listener its certificate. The template's NotAfter is cut to what the CA allows.
 func (s *Service) IssueListener(ctx context.Context, t Template) (Issued, error) {
 	t.NotAfter = bounded(t.NotAfter, s.cfg.Certifier.Limit(t.ID.Kind())).UTC().Truncate(time.Second)
-	issued, _, err := s.issue(ctx, order{
+	return s.issue(ctx, order{
 		template:  t,
 		env:       record.Envelope{Service: t.ID.Name()},
 		body:      record.IssueBody{},
 		mutations: func(Prepared) ([]record.Mutation, error) { return nil, nil },
 	})
-	return issued, err
 }

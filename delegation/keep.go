@@ -11,14 +11,20 @@ import (
 	"github.com/signet-pki/signet/audit/record"
 )
 
-// keepBatch is how many signatures are stored by one lazy write.
-const keepBatch = 16
+// A lazy write stores up to keepBatch signatures, whose mutations one item takes (record.MaxMutations), and waits
+// keepLinger for them: each write of its own would cost a sync of the disk. A crash in between leaves issue_unknown.
+const (
+	keepBatch  = 32
+	keepLinger = 20 * time.Millisecond
+
+	keepTimeout = 5 * time.Second
+)
 
 // kept is a signature on its way to the store.
 type kept struct {
 	tbs [32]byte
 	der []byte
-	at  *Position // nil on a retry: the first attempt noted it
+	at  Position
 }
 
 // keep queues a released certificate for the store. It blocks only when the store is far behind.
@@ -34,7 +40,7 @@ func (s *Service) runKeeper(ctx context.Context) error {
 	for {
 		select {
 		case k := <-s.keeper:
-			s.store(ctx, k)
+			s.linger(ctx, k)
 		case <-ctx.Done():
 			return s.drainKeeper(context.WithoutCancel(ctx))
 		}
@@ -42,29 +48,57 @@ func (s *Service) runKeeper(ctx context.Context) error {
 }
 
 func (s *Service) drainKeeper(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
 	defer cancel()
 	for {
 		select {
 		case k := <-s.keeper:
-			s.store(ctx, k)
+			s.store(ctx, s.waiting(k))
 		default:
 			return nil
 		}
 	}
 }
 
-// store writes k and what else waits.
-func (s *Service) store(ctx context.Context, k kept) {
-	m := keepMutations(k)
-	for range keepBatch - 1 {
+// linger stores first and what follows it soon. When ctx ends meanwhile, they are stored all the same.
+func (s *Service) linger(ctx context.Context, first kept) {
+	timer := time.NewTimer(keepLinger)
+	defer timer.Stop()
+	batch := []kept{first}
+	for len(batch) < keepBatch {
 		select {
-		case more := <-s.keeper:
-			m = append(m, keepMutations(more)...)
+		case k := <-s.keeper:
+			batch = append(batch, k)
+			continue
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		break
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
+	defer cancel()
+	s.store(ctx, batch)
+}
+
+// waiting is first and what is queued already.
+func (s *Service) waiting(first kept) []kept {
+	batch := []kept{first}
+	for len(batch) < keepBatch {
+		select {
+		case k := <-s.keeper:
+			batch = append(batch, k)
 			continue
 		default:
 		}
 		break
+	}
+	return batch
+}
+
+func (s *Service) store(ctx context.Context, batch []kept) {
+	m := make([]record.Mutation, 0, 2*len(batch))
+	for _, k := range batch {
+		m = append(m, keepMutations(k)...)
 	}
 	if err := s.cfg.Log.Put(ctx, m); err != nil {
 		s.cfg.Logger.Warn("signatures were not kept; a restart will report them as unknown", slog.Any("error", err))
@@ -74,9 +108,6 @@ func (s *Service) store(ctx context.Context, k kept) {
 func keepMutations(k kept) []record.Mutation {
 	name := hex.EncodeToString(k.tbs[:])
 	m := []record.Mutation{{Key: keyCert + name, Value: k.der}, {Key: keyOpen + name, Delete: true}}
-	if k.at == nil {
-		return m
-	}
 	value, err := encode(k.at)
 	if err != nil {
 		return m // plain numbers: it cannot fail, and a receipt can be found by the serial too

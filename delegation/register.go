@@ -33,7 +33,7 @@ func (s *Service) register(ctx context.Context, by Caller, kind chain.Kind, q Re
 	if _, ok, err := s.replayed(by, q.Idempotency); err != nil {
 		return Registered{}, err
 	} else if ok {
-		// A join token is kept as a hash and cannot be shown again; a certificate is asked for under a new key.
+		// A join token is kept as a hash and cannot be shown again: an operator replaces the registration.
 		return Registered{}, errRegistered()
 	}
 	if kind == chain.Orchestrator {
@@ -85,11 +85,28 @@ func (q Registration) detail() map[string]string {
 		"agent_types":     strings.Join(q.AgentTypes, " "),
 		"max_ttl_seconds": strconv.FormatInt(int64(q.MaxTTL/time.Second), 10),
 		"x509pop_roots":   string(q.PopRoots),
+		"replace":         strconv.FormatBool(q.Replace),
 	}
 }
 
 // ListenerName is the service name of the appliance's own port. Nobody can register it, and so nobody authenticates as it.
 const ListenerName = "signet"
+
+// identityMutation writes a registration: a name is taken once, and changed only by who says so.
+func (s *Service) identityMutation(id chain.ID, value []byte, again bool) (record.Mutation, error) {
+	key := identityKey(id.Kind(), id.Name())
+	if !again {
+		return create(key, value, time.Time{}, errRegistered()), nil
+	}
+	old, ok, err := s.cfg.Log.Get(key)
+	if err != nil {
+		return record.Mutation{}, internal("read registration", err)
+	}
+	if !ok {
+		return record.Mutation{}, refuse(NotFound, "not_registered", "name", "there is no such registration to replace")
+	}
+	return replace(key, old, value, time.Time{}, refuse(Conflict, "registration_changed", "name", "the registration changed meanwhile; retry")), nil
+}
 
 func errRegistered() *Error {
 	return refuse(Conflict, "already_registered", "name", "this name is registered")
@@ -114,13 +131,16 @@ func (s *Service) registerOrchestrator(ctx context.Context, by Caller, id chain.
 	if err != nil {
 		return Registered{}, err
 	}
+	known, err := s.identityMutation(id, identity, q.Replace)
+	if err != nil {
+		return Registered{}, err
+	}
 	env := record.Envelope{Type: record.TypeAdmin, Orchestrator: q.Name, Operator: by.ID.Name()}
 	pos, err := s.append(ctx, draft{
 		env:   env,
 		body:  record.AdminBody{Action: "register.orchestrator", Target: id.String(), Detail: q.detail()},
 		terms: termsOf(env),
-		mutations: append(more,
-			create(identityKey(chain.Orchestrator, q.Name), identity, time.Time{}, errRegistered()),
+		mutations: append(more, known,
 			create(joinKey(token), join, expires.Add(24*time.Hour), errRegistered()),
 		),
 	})
@@ -152,8 +172,12 @@ func (s *Service) registerWithCSR(ctx context.Context, by Caller, id chain.ID, q
 		env:  record.Envelope{Operator: by.ID.Name()},
 		body: record.IssueBody{Role: string(q.Role)},
 		mutations: func(Prepared) ([]record.Mutation, error) {
+			known, err := s.identityMutation(id, identity, q.Replace)
+			if err != nil {
+				return nil, err
+			}
 			more, err := s.remember(by, q.Idempotency, q.Name)
-			return append(more, create(identityKey(id.Kind(), id.Name()), identity, time.Time{}, errRegistered())), err
+			return append(more, known), err
 		},
 	}
 	issued, err := s.issueNamed(ctx, id, q.CSR, ttl, o)
@@ -173,8 +197,7 @@ func (s *Service) issueNamed(ctx context.Context, id chain.ID, csr []byte, ttl t
 		ID: id, SPKI: req.SPKI,
 		NotAfter: bounded(s.cfg.Now().Add(ttl), s.cfg.Certifier.Limit(id.Kind())).UTC().Truncate(time.Second),
 	}
-	issued, _, err := s.issue(ctx, o)
-	return issued, err
+	return s.issue(ctx, o)
 }
 
 // parseCSR gives chain's codes to the caller.

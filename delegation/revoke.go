@@ -12,14 +12,19 @@ import (
 // maxReason bounds the text of a revocation.
 const maxReason = 256
 
-// revocations is the set of all revoked things, in memory: an access decision asks it a handful of times.
+// revocations is the set of all revoked things, in memory: an access decision asks it a handful of times. The list is
+// in the order of sequence numbers, which is the order of the log.
 type revocations struct {
+	// order is held from taking a sequence number until the revocation stands in set and list, so that a reader of the
+	// feed never sees a later one first.
+	order sync.Mutex
+
 	mu   sync.RWMutex
 	set  map[string]Revocation
 	list []Revocation
 }
 
-// loadRevocations reads the projection's revocations, in the order of their keys.
+// loadRevocations reads the projection's revocations.
 func loadRevocations(ctx context.Context, log Log) (*revocations, error) {
 	r := &revocations{set: make(map[string]Revocation)}
 	after := ""
@@ -70,11 +75,14 @@ func (r *revocations) add(v Revocation) {
 	r.list = append(r.list, v)
 }
 
-// next is the sequence number of the next revocation. Two at once may get the same; the log's index orders them.
+// next is the sequence number of the next revocation. The caller holds order.
 func (r *revocations) next() uint64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return uint64(len(r.list)) + 1
+	if len(r.list) == 0 {
+		return 1
+	}
+	return r.list[len(r.list)-1].Seq + 1
 }
 
 // page gives up to limit revocations after the first `from` ones.
@@ -122,6 +130,11 @@ func (s *Service) Revoke(ctx context.Context, by Caller, q RevokeRequest) (Revoc
 }
 
 func (s *Service) revoke(ctx context.Context, by Caller, q RevokeRequest) (Revocation, error) {
+	id, err := s.revocationID(q)
+	if err != nil {
+		return Revocation{}, err
+	}
+	q.ID = id
 	about, err := s.revocable(by, q)
 	if err != nil {
 		return Revocation{}, err
@@ -135,26 +148,24 @@ func (s *Service) revoke(ctx context.Context, by Caller, q RevokeRequest) (Revoc
 	return s.end(ctx, by, q, about)
 }
 
-// end appends a revocation.
+// end appends a revocation, and puts it in force here. Once it has begun it does not depend on the caller any more. A
+// revocation that may have been written is in force: what is revoked by mistake can be granted again, not the reverse.
 func (s *Service) end(ctx context.Context, by Caller, q RevokeRequest, about record.Envelope) (Revocation, error) {
+	s.revoked.order.Lock()
+	defer s.revoked.order.Unlock()
+	if v, ok := s.revoked.get(q.Kind, q.ID); ok {
+		return v, nil
+	}
 	v := Revocation{Seq: s.revoked.next(), Kind: q.Kind, ID: q.ID, Reason: q.Reason, Time: s.cfg.Now().UTC()}
-	value, err := encode(revokedState{Seq: v.Seq, Reason: v.Reason, Time: v.Time})
+	d, err := s.revokeDraft(by, q, about, v)
 	if err != nil {
 		return Revocation{}, err
 	}
-	m, err := s.remember(by, q.Idempotency, q.ID)
+	pos, err := s.appendFirmly(ctx, d)
 	if err != nil {
-		return Revocation{}, err
-	}
-	about.Type = record.TypeRevoke
-	nameCaller(&about, by)
-	pos, err := s.append(ctx, draft{
-		env:       about,
-		body:      record.RevokeBody{Kind: q.Kind.String(), ID: s.publicID(q.Kind, q.ID), Reason: q.Reason, Seq: v.Seq},
-		terms:     termsOf(about),
-		mutations: append(m, record.Mutation{Key: revKey(q.Kind, q.ID), Value: value}),
-	})
-	if err != nil {
+		if AsError(err).Code == codeUnknown {
+			s.revoked.add(v)
+		}
 		return Revocation{}, err
 	}
 	v.Position = pos
@@ -162,21 +173,36 @@ func (s *Service) end(ctx context.Context, by Caller, q RevokeRequest, about rec
 	return v, nil
 }
 
-// publicID keeps a user's name out of the envelope.
-func (s *Service) publicID(kind chain.RevKind, id string) string {
-	if kind != chain.RevUser {
-		return id
+func (s *Service) revokeDraft(by Caller, q RevokeRequest, about record.Envelope, v Revocation) (draft, error) {
+	value, err := encode(revokedState{Seq: v.Seq, Reason: v.Reason, Time: v.Time})
+	if err != nil {
+		return draft{}, err
 	}
-	iss, sub := splitUser(id)
-	return s.cfg.Pseudonym(iss, sub)
+	m, err := s.remember(by, q.Idempotency, q.ID)
+	if err != nil {
+		return draft{}, err
+	}
+	about.Type = record.TypeRevoke
+	nameCaller(&about, by)
+	d := draft{
+		env:       about,
+		body:      record.RevokeBody{Kind: q.Kind.String(), ID: q.ID, Reason: q.Reason, Seq: v.Seq},
+		mutations: append(m, create(revKey(q.Kind, q.ID), value, time.Time{}, errRaced)),
+	}
+	if q.Kind == chain.RevUser {
+		// The envelope has the pseudonym; who it is stands in the payload, where it can be erased.
+		iss, sub := splitUser(q.ID)
+		d.env.User = s.cfg.Pseudonym(iss, sub)
+		d.body = record.RevokeBody{Kind: q.Kind.String(), ID: d.env.User, Reason: q.Reason, Seq: v.Seq}
+		d.payload = record.RevokePayload{Issuer: iss, Subject: sub}
+	}
+	d.terms = termsOf(d.env)
+	return d, nil
 }
 
 // revocable checks that q names something that by may end.
 func (s *Service) revocable(by Caller, q RevokeRequest) (record.Envelope, error) {
 	var env record.Envelope
-	if len(q.Reason) > maxReason || q.ID == "" || len(q.ID) > 1024 {
-		return env, refuse(Invalid, "bad_request", "reason", "an id of 1 to 1024 and a reason of at most 256 bytes")
-	}
 	staff := by.Role == RoleOperator || by.Role == RoleOfficer
 	switch q.Kind {
 	case chain.RevTask:
@@ -191,7 +217,10 @@ func (s *Service) revocable(by Caller, q RevokeRequest) (record.Envelope, error)
 		env.Grant = q.ID
 		g, err := s.grant(q.ID)
 		return env, own(by, staff, g.orchestrator(), err)
-	case chain.RevCertificate, chain.RevUser, chain.RevOrchestrator:
+	case chain.RevOrchestrator:
+		env.Orchestrator = q.ID
+		return env, own(by, staff, "", nil)
+	case chain.RevCertificate, chain.RevUser:
 		return env, own(by, staff, "", nil)
 	case chain.RevUnknown:
 		fallthrough

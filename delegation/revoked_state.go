@@ -1,6 +1,9 @@
 package delegation
 
 import (
+	"bytes"
+	"cmp"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -34,17 +37,68 @@ func (r *revocations) read(key string, value []byte) error {
 	return nil
 }
 
-// sort puts the list into the order in which things were revoked; keys come in another one.
+// sort puts the list into the order of the feed; keys come in another one.
 func (r *revocations) sort() {
-	slices.SortStableFunc(r.list, func(a, b Revocation) int {
-		if c := a.Time.Compare(b.Time); c != 0 {
-			return c
-		}
-		return strings.Compare(a.ID, b.ID)
-	})
+	slices.SortFunc(r.list, func(a, b Revocation) int { return cmp.Compare(a.Seq, b.Seq) })
 }
 
 func splitUser(id string) (issuer, subject string) {
 	issuer, subject, _ = strings.Cut(id, "\x00")
 	return issuer, subject
+}
+
+// maxSerial bounds a serial number, in octets (RFC 5280 §4.1.2.2).
+const maxSerial = 20
+
+// revocationID brings what a person typed into the one form that is looked up, and refuses what names nothing: a
+// revocation without effect must not look like one.
+func (s *Service) revocationID(q RevokeRequest) (string, error) {
+	if len(q.Reason) > maxReason {
+		return "", refuse(Invalid, "bad_request", "reason", "at most 256 bytes")
+	}
+	switch q.Kind {
+	case chain.RevCertificate:
+		return serialID(q.ID)
+	case chain.RevOrchestrator:
+		return s.orchestratorID(q.ID)
+	case chain.RevUser:
+		iss, sub := splitUser(q.ID)
+		if iss != s.cfg.Issuer || sub == "" || len(sub) > chain.MaxSubjectBytes {
+			return "", refuse(Invalid, "unknown_user", "user", "the issuer is exactly that of the configured identity provider, with a subject")
+		}
+		return q.ID, nil
+	case chain.RevAgent, chain.RevTask, chain.RevGrant:
+		if _, err := chain.ParseUUID(q.ID); err != nil {
+			return "", refuse(Invalid, "bad_request", "id", "a lower-case UUIDv7")
+		}
+		return q.ID, nil
+	case chain.RevUnknown:
+	}
+	return "", refuse(Invalid, "bad_revocation_kind", "kind", "one of certificate, agent, task, grant, user, orchestrator")
+}
+
+// serialID takes hexadecimal in either case, with or without colons, as tools print it.
+func serialID(text string) (string, error) {
+	b, err := hex.DecodeString(strings.ReplaceAll(text, ":", ""))
+	b = bytes.TrimLeft(b, "\x00")
+	if err != nil || len(b) == 0 || len(b) > maxSerial {
+		return "", refuse(Invalid, "bad_serial", "id", "a positive serial number of at most 20 octets, in hexadecimal")
+	}
+	return hex.EncodeToString(b), nil
+}
+
+// orchestratorID takes a name or a SPIFFE ID.
+func (s *Service) orchestratorID(text string) (string, error) {
+	name := text
+	if id, err := chain.ParseID(text); err == nil && id.Kind() == chain.Orchestrator && id.TrustDomain() == s.cfg.Trust.TrustDomain {
+		name = id.Name()
+	}
+	_, ok, err := load[identityState](s.cfg.Log, identityKey(chain.Orchestrator, name))
+	if err != nil {
+		return "", internal("read registration", err)
+	}
+	if !ok {
+		return "", refuse(NotFound, "orchestrator_not_found", "id", "no such orchestrator")
+	}
+	return name, nil
 }

@@ -120,6 +120,7 @@ type Service struct {
 	callers   *cache[[32]byte, identity]
 	grants    *cache[string, *grantState]
 	tasks     *cache[string, *taskState]
+	released  *cache[[32]byte, Position] // TBS hashes signed since the start
 	malformed *aggregator
 	keeper    chan kept
 }
@@ -134,6 +135,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		callers:   newCache[[32]byte, identity](4096),
 		grants:    newCache[string, *grantState](8192),
 		tasks:     newCache[string, *taskState](8192),
+		released:  newCache[[32]byte, Position](16384),
 		malformed: newAggregator(cfg.Limits.MalformedBurst),
 		keeper:    make(chan kept, 1024),
 	}

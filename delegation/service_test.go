@@ -2,6 +2,7 @@ package delegation_test
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"errors"
 	"sync"
@@ -316,20 +317,28 @@ func TestJoinTokenOnce(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	errs := make([]error, 10)
+	keys := make([]*ecdsa.PrivateKey, len(errs))
 	for i := range errs {
-		wg.Go(func() { _, errs[i] = r.s.Attest(t.Context(), a) })
+		q := a
+		keys[i] = newKey(t)
+		q.CSR = csr(t, keys[i])
+		wg.Go(func() { _, errs[i] = r.s.Attest(t.Context(), q) })
 	}
 	wg.Wait()
 	won := 0
-	for _, err := range errs {
+	for i, err := range errs {
 		if err == nil {
 			won++
+			a.CSR = csr(t, keys[i])
 		} else if c := code(t, err); c != "join_token_used" {
 			t.Errorf("code %s", c)
 		}
 	}
 	if won != 1 {
 		t.Errorf("a token was redeemed %d times", won)
+	}
+	if _, err := r.s.Attest(t.Context(), a); code(t, err) != "join_token_used" {
+		t.Errorf("a replay with the key that won: %v", err)
 	}
 	reg, err = r.s.Register(t.Context(), r.operator, chain.Orchestrator, delegation.Registration{Name: "late"})
 	if err != nil {
@@ -356,6 +365,7 @@ func TestIdempotencyKeysAreBoundToTheirRequest(t *testing.T) {
 	if _, err := r.s.Register(t.Context(), r.operator, chain.Orchestrator, reg); code(t, err) != "idempotency_key_reused" {
 		t.Errorf("another request under the same key: %v", err)
 	}
+	r.orchestrator("other")
 	q := delegation.RevokeRequest{Kind: chain.RevOrchestrator, ID: "lab", Idempotency: delegation.Idempotency{Key: "r", Hash: [32]byte{1}}}
 	for range 2 {
 		if _, err := r.s.Revoke(t.Context(), r.operator, q); err != nil {

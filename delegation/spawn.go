@@ -60,9 +60,11 @@ func (s *Service) spawn(ctx context.Context, by Caller, q SpawnRequest, from fun
 	if _, err := chain.ParseUUID(q.SpawnID); err != nil {
 		return Spawned{}, refuse(Invalid, "bad_spawn_id", "spawn_id", "a lower-case UUIDv7 that the caller chooses")
 	}
-	if ref, ok, err := s.replayed(by, q.Idempotency); err != nil {
+	ref, retry, err := s.replayed(by, q.Idempotency)
+	if err != nil {
 		return Spawned{}, err
-	} else if ok && ref != q.SpawnID {
+	}
+	if retry && ref != q.SpawnID {
 		return Spawned{}, refuse(Conflict, "idempotency_key_reused", "Idempotency-Key", "this key was used with another request")
 	}
 	if err := s.cfg.Ready(); err != nil {
@@ -70,6 +72,9 @@ func (s *Service) spawn(ctx context.Context, by Caller, q SpawnRequest, from fun
 	}
 	if out, ok, err := s.respawn(ctx, by, q); err != nil || ok {
 		return out, err
+	}
+	if retry {
+		return Spawned{}, errAgentExpired()
 	}
 	l, err := from(by, q)
 	if err != nil {
@@ -92,17 +97,41 @@ func (s *Service) respawn(ctx context.Context, by Caller, q SpawnRequest) (Spawn
 		return Spawned{}, false, refuse(Conflict, "spawn_id_used", "spawn_id", "this spawn_id was used with another request")
 	}
 	if !s.cfg.Now().Before(st.NotAfter) {
-		return Spawned{}, false, refuse(Conflict, "agent_expired", "spawn_id", "this agent's life is over")
+		return Spawned{}, false, errAgentExpired()
 	}
 	id, err := chain.ParseID(st.SPIFFEID)
 	if err != nil {
 		return Spawned{}, false, internal("read agent", err)
 	}
-	if code := s.revoked.agent(st.TaskID, q.SpawnID); code != "" {
-		return Spawned{}, false, refuse(Forbidden, code, "", "the agent or its task is revoked")
+	o, err := s.orderAgain(by, q, st, id)
+	if err != nil {
+		return Spawned{}, false, err
 	}
-	issued, err := s.signAgain(ctx, id, st.TBS)
+	issued, err := s.issueAgain(ctx, o, st.TBS)
 	return Spawned{Issued: issued, AgentID: q.SpawnID}, true, err
+}
+
+func errAgentExpired() *Error {
+	return refuse(Conflict, "agent_expired", "spawn_id", "this agent's life is over")
+}
+
+// orderAgain is the order of an agent that was issued before, from its state.
+func (s *Service) orderAgain(by Caller, q SpawnRequest, st *agentState, id chain.ID) (order, error) {
+	d, err := chain.Parse(st.Delegation)
+	if err != nil {
+		return order{}, internal("read agent", err)
+	}
+	if code := s.revoked.lineage(d); code != "" {
+		return order{}, refuse(Forbidden, code, "", "a part of the delegation chain is revoked")
+	}
+	g, err := s.grant(chain.FormatUUID(d.Grant.GrantID))
+	if err != nil {
+		return order{}, err
+	}
+	o := s.describe(by, q, g, d, st.Delegation, st.DelegatorKey)
+	o.template.ID = id
+	o.mutations = func(Prepared) ([]record.Mutation, error) { return unrevoked(d), nil }
+	return o, nil
 }
 
 // fingerprint is the SHA-256 of what decides about the certificate: who asked, and for what.
@@ -140,7 +169,7 @@ func (s *Service) spawnNew(ctx context.Context, by Caller, q SpawnRequest, l lin
 		return Spawned{}, err
 	}
 	o.env.Policy = decision.Digest
-	issued, _, err := s.issue(ctx, o)
+	issued, err := s.issue(ctx, o)
 	if err != nil {
 		return Spawned{}, err
 	}
@@ -189,7 +218,10 @@ func (s *Service) deadline(q SpawnRequest, l lineage) (time.Time, error) {
 	if end.After(longest) {
 		return time.Time{}, refuse(Forbidden, "ttl_exceeds_limit", "ttl", "longer than this agent type may live")
 	}
-	return bounded(end, s.cfg.Certifier.Limit(chain.Agent)).Truncate(time.Second), nil
+	if end.After(s.cfg.Certifier.Limit(chain.Agent)) {
+		return time.Time{}, refuse(Forbidden, "ttl_exceeds_limit", "ttl", "longer than the issuing CA lives")
+	}
+	return end.Truncate(time.Second), nil
 }
 
 // confirm checks the delegator's JWS, where there is one or must be one, and ties it to the hop.

@@ -42,6 +42,9 @@ type joinState struct {
 	Name    string    `json:"name"`
 	Expires time.Time `json:"expires"`
 	Used    bool      `json:"used"`
+	// SPKI and TBS are what a redemption made: a retry with the same key is signed again.
+	SPKI []byte `json:"spki,omitempty"`
+	TBS  []byte `json:"tbs,omitempty"`
 }
 
 // grantState is a grant, pending until its user consents.
@@ -86,6 +89,8 @@ type agentState struct {
 	Delegation  []byte    `json:"delegation"` // the extension's value
 	NotAfter    time.Time `json:"not_after"`
 	Delegations []string  `json:"delegations"` // compact JWS by hop
+	// DelegatorKey is the SPKI that the last of Delegations verifies with.
+	DelegatorKey []byte `json:"delegator_key"`
 }
 
 // idemState is the outcome that a retry gets.

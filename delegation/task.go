@@ -106,9 +106,9 @@ func (s *Service) appendTask(ctx context.Context, by Caller, idem Idempotency, g
 		body:  record.TaskBody{TaskID: t.ID, GrantID: g.ID, Status: "open", Scope: t.Scope, NotAfter: t.NotAfter, MaxDepth: t.MaxDepth},
 		terms: termsOf(env),
 		mutations: append([]record.Mutation{
-			create(keyTask+t.ID, value, t.NotAfter.Add(grace), refuse(Conflict, "grant_used", "grant_id", "the task of this grant was opened already")),
-			must(record.Absent, revKey(chain.RevGrant, g.ID), refuse(Forbidden, "grant_revoked", "grant_id", "the grant is revoked")),
-		}, more...),
+			create(keyTask+t.ID, value, g.NotAfter.Add(grace), refuse(Conflict, "grant_used", "grant_id", "the task of this grant was opened already")),
+			must(record.Absent, revKey(chain.RevTask, t.ID), refuse(Forbidden, chain.CodeTaskRevoked, "grant_id", "the grant's task is revoked")),
+		}, append(unrevokedGrant(g), more...)...),
 	})
 }
 

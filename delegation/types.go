@@ -51,6 +51,7 @@ type Registration struct {
 	PopRoots    []byte        // orchestrators: PEM of the CAs accepted for x509pop; empty refuses that method
 	Role        Role          // operators
 	CSR         []byte        // services and operators: PEM
+	Replace     bool          // of a name that is registered: new attributes, and a new token or certificate
 	Idempotency Idempotency
 }
 

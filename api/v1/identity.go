@@ -8,6 +8,7 @@ type OrchestratorRegistration struct {
 	AgentTypes   []string `json:"agent_types,omitempty"`   // that it may spawn; none by default
 	MaxTTL       int64    `json:"max_ttl,omitempty"`       // seconds; the longest life of its agents, 0 for the appliance's limit
 	X509PopRoots string   `json:"x509pop_roots,omitempty"` // PEM of the CAs accepted for x509pop; none by default
+	Replace      bool     `json:"replace,omitempty"`       // the name is registered: new attributes, and a new token or certificate
 }
 
 // OrchestratorRegistered carries the join token, which is shown this once and works once.
@@ -33,15 +34,17 @@ type Attestation struct {
 
 // ServiceRegistration makes a service known, which may then ask for decisions.
 type ServiceRegistration struct {
-	Name string `json:"name"`
-	CSR  string `json:"csr"`
+	Name    string `json:"name"`
+	CSR     string `json:"csr"`
+	Replace bool   `json:"replace,omitempty"` // the name is registered: new attributes, and a new token or certificate
 }
 
 // OperatorRegistration makes a person known.
 type OperatorRegistration struct {
-	Name string `json:"name"`
-	Role string `json:"role"` // operator, security_officer, auditor, privacy_officer
-	CSR  string `json:"csr"`
+	Name    string `json:"name"`
+	Role    string `json:"role"` // operator, security_officer, auditor, privacy_officer
+	CSR     string `json:"csr"`
+	Replace bool   `json:"replace,omitempty"` // the name is registered: new attributes, and a new token or certificate
 }
 
 // Certificate is an issued certificate.

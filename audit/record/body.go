@@ -157,6 +157,12 @@ type RevokeBody struct {
 	Seq    uint64 `json:"seq"`
 }
 
+// RevokePayload says whom a user's revocation is about; the envelope has the pseudonym alone.
+type RevokePayload struct {
+	Issuer  string `json:"issuer"`
+	Subject string `json:"subject"`
+}
+
 // AdminBody is what an operator did.
 type AdminBody struct {
 	Action string            `json:"action"`

@@ -36,6 +36,7 @@ type Appliance struct {
 	domain   *delegation.Service
 	listener *listener
 	monitor  *monitor
+	crls     *crls
 	provider *consent.Provider
 	server   *api.Server
 	logger   *slog.Logger
@@ -141,14 +142,26 @@ func (a *Appliance) Run(ctx context.Context, ln net.Listener) error {
 
 func (a *Appliance) serve(ctx context.Context, ln net.Listener) error {
 	if err := a.domain.Recover(ctx); err != nil {
-		return err
+		// The log takes nothing now: what a crash left open is reported at the next start.
+		a.logger.Error("open issuances were not reported", slog.Any("error", err))
 	}
-	if err := a.listener.renew(ctx); err != nil {
+	// The domain ends after the server: what drained requests leave to do is done.
+	domainCtx, stopDomain := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopDomain()
+	var domain errgroup.Group
+	domain.Go(func() error { return a.domain.Run(domainCtx) })
+	err := a.listen(ctx, ln)
+	stopDomain()
+	return errors.Join(err, domain.Wait())
+}
+
+func (a *Appliance) listen(ctx context.Context, ln net.Listener) error {
+	if err := a.listener.begin(ctx); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.monitor.Run(ctx) })
-	g.Go(func() error { return a.domain.Run(ctx) })
+	g.Go(func() error { return a.crls.Run(ctx) })
 	g.Go(func() error { return a.listener.Run(ctx) })
 	g.Go(func() error { return a.server.Run(ctx, ln, a.listener.tls()) })
 	return g.Wait()

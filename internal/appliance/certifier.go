@@ -13,7 +13,8 @@ import (
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
-// certifier chooses the issuing CA: the first of the pre-signed ones whose time has come and lasts long enough.
+// certifier chooses the issuing CA: the newest of the pre-signed ones whose time has come, so that the overlap of two is
+// used and no certificate is cut short by the end of the older one.
 type certifier struct {
 	agents   []*ca.Issuer // by NotBefore
 	services []*ca.Issuer
@@ -47,7 +48,7 @@ func (c *certifier) issuers(k chain.Kind) []*ca.Issuer {
 // current is the CA that issues now.
 func (c *certifier) current(k chain.Kind) (*ca.Issuer, error) {
 	now := c.now()
-	for _, i := range c.issuers(k) {
+	for _, i := range slices.Backward(c.issuers(k)) {
 		from, to := i.Validity()
 		if !now.Before(from) && now.Before(to) {
 			return i, nil

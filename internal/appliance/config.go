@@ -198,6 +198,12 @@ func (c *Config) check() error {
 	p.unless(err == nil, "tpm.pcrs", "not a PCR selection like sha256:0,1,2")
 	p.unless(c.OIDC.Issuer != "" && c.OIDC.ClientID != "", "oidc", "issuer and client_id are required")
 	p.unless(c.Audit.MaxSealAge > c.Audit.Heartbeat && c.Audit.Heartbeat >= c.Audit.SealInterval, "audit", "seal_interval ≤ heartbeat < max_seal_age")
+	within := func(d, least, most time.Duration) bool { return d >= least && d <= most }
+	// Agents that live longer than ten minutes would need a CRL (RFC 9608), which agents do not have.
+	p.unless(within(c.Limits.AgentTTL, time.Second, 10*time.Minute), "limits.agent_ttl", "1s to 10m")
+	p.unless(within(c.Limits.WorkloadTTL, time.Minute, operatorTTL), "limits.workload_ttl", "1m to 720h")
+	p.unless(within(c.Limits.GrantLife, time.Minute, 30*24*time.Hour), "limits.grant_life", "1m to 720h")
+	p.unless(c.Limits.Memory >= 256<<20, "limits.memory", "at least 256 MiB")
 	p.unless(c.Limits.Concurrency > 0, "limits.concurrency", "at least 1")
 	for i, r := range c.Resources {
 		_, err := chain.ParseScope(r.Scope)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"sync"
 	"time"
@@ -18,15 +19,18 @@ const (
 	crlLife    = time.Hour        // until nextUpdate
 	crlRefresh = 10 * time.Minute // a list is signed anew when it is older, or when something was revoked
 	crlSign    = 10 * time.Second
+	crlLook    = 5 * time.Second
 )
 
-// crls keeps the newest list of each service CA. Anybody may ask for one, so asking must not cost a signature.
+// crls keeps the newest list of each service CA. Anybody may ask for one, so asking costs no signature: they are signed
+// in the background, and one that could not be renewed is served until it ends.
 type crls struct {
 	certifier *certifier
 	domain    *delegation.Service
 	now       func() time.Time
+	log       *slog.Logger
 
-	mu    sync.Mutex
+	mu    sync.RWMutex
 	lists map[string]crl
 }
 
@@ -36,40 +40,66 @@ type crl struct {
 	entries int
 }
 
-func newCRLs(c *certifier, d *delegation.Service, now func() time.Time) *crls {
-	return &crls{certifier: c, domain: d, now: now, lists: map[string]crl{}}
+func newCRLs(c *certifier, d *delegation.Service, now func() time.Time, log *slog.Logger) *crls {
+	return &crls{certifier: c, domain: d, now: now, log: log, lists: map[string]crl{}}
 }
 
-// list gives the DER of a service CA's list, such as service-ca-1. Agents never enter one (design §6).
+// list gives the DER of a service CA's list, such as service-ca-1. A CA whose time has not come has none.
 func (c *crls) list(name string) ([]byte, error) {
-	var issuer *ca.Issuer
-	for i, s := range c.certifier.services {
-		if fmt.Sprintf("service-ca-%d", i+1) == name {
-			issuer = s
-		}
-	}
-	if issuer == nil {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	l, ok := c.lists[name]
+	if !ok || !c.now().Before(l.made.Add(crlLife)) {
 		return nil, api.ErrNotFound
 	}
-	revoked := c.revoked()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := c.now()
-	if l, ok := c.lists[name]; ok && l.entries == len(revoked) && now.Sub(l.made) < crlRefresh {
-		return l.der, nil
+	return l.der, nil
+}
+
+// Run signs the lists when something was revoked or they are getting old, until ctx ends.
+func (c *crls) Run(ctx context.Context) error {
+	tick := time.NewTicker(crlLook)
+	defer tick.Stop()
+	for {
+		for i, issuer := range c.certifier.services {
+			if err := c.renew(ctx, fmt.Sprintf("service-ca-%d", i+1), issuer); err != nil && ctx.Err() == nil {
+				c.log.Warn("a CRL was not renewed", slog.Any("error", err))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), crlSign)
+}
+
+func (c *crls) renew(ctx context.Context, name string, issuer *ca.Issuer) error {
+	now := c.now()
+	if from, to := issuer.Validity(); now.Before(from) || now.After(to) {
+		return nil
+	}
+	revoked := c.revoked()
+	c.mu.RLock()
+	l, ok := c.lists[name]
+	c.mu.RUnlock()
+	if ok && l.entries == len(revoked) && now.Sub(l.made) < crlRefresh {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, crlSign)
 	defer cancel()
 	// Milliseconds grow from one list to the next, across restarts too.
 	der, err := issuer.CRL(ctx, revoked, big.NewInt(now.UnixMilli()), now, now.Add(crlLife))
 	if err != nil {
-		return nil, err
+		return err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.lists[name] = crl{der, now, len(revoked)}
-	return der, nil
+	return nil
 }
 
-// revoked lists the revoked certificates. Serials are random in 126 bits, so one of another CA does no harm here.
+// revoked lists the revoked certificates. Which CA signed a serial is not known here; serials are random in 126 bits, so
+// one of another CA, an agent's too, is in the list and does no harm.
 func (c *crls) revoked() []x509.RevocationListEntry {
 	var out []x509.RevocationListEntry
 	for from := 0; ; {

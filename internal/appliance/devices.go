@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/signet-pki/signet/audit"
 	"github.com/signet-pki/signet/hsm"
@@ -57,7 +58,7 @@ func (c *Config) openDevices(ctx context.Context, log *slog.Logger) (d devices, 
 	if d.tpm, err = c.openTPM(ctx, log); err != nil {
 		return d, err
 	}
-	return d, c.checkTPM(ctx, d.tpm)
+	return d, errors.Join(c.checkTPM(ctx, d.tpm), c.checkToken(ctx, d.issuing), c.checkToken(ctx, d.audit))
 }
 
 // checkTPM pins the attestation key and the counter, and refuses a simulated TPM outside development.
@@ -70,6 +71,21 @@ func (c *Config) checkTPM(ctx context.Context, dev *tpm.Device) error {
 	}
 	if !c.Development && dev.Simulated(ctx) {
 		return errors.New("tpm: this is a software or virtual TPM, which protects nothing; it is allowed with development: true only")
+	}
+	return nil
+}
+
+// checkToken refuses a software token outside development. It is the module's own word: a check against mistakes.
+func (c *Config) checkToken(ctx context.Context, t *hsm.Token) error {
+	if c.Development {
+		return nil
+	}
+	info, err := t.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("token: %w", err)
+	}
+	if strings.Contains(strings.ToLower(info.Manufacturer+info.Model+info.Library), "softhsm") {
+		return errors.New("token: SoftHSM keeps its keys in files; it is allowed with development: true only")
 	}
 	return nil
 }

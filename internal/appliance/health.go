@@ -15,6 +15,7 @@ import (
 const (
 	checkEvery  = time.Second
 	checkWithin = 3 * time.Second
+	stale       = 3 * (checkEvery + checkWithin)
 )
 
 // probe is one thing that must hold for the appliance to issue.
@@ -30,6 +31,7 @@ type condition struct {
 	name   string
 	warn   bool
 	reason string // "" is good
+	at     time.Time
 }
 
 // monitor asks the devices in the background, so that no request waits for one to find out that it is gone. Each probe
@@ -86,7 +88,7 @@ func (m *monitor) ask(ctx context.Context, w *watched) {
 	if ctx.Err() != nil {
 		return // shutting down: what the probe said is about that
 	}
-	now := &condition{name: w.name, warn: w.warn}
+	now := &condition{name: w.name, warn: w.warn, at: time.Now()}
 	if err != nil {
 		now.reason = err.Error()
 	}
@@ -99,11 +101,20 @@ func (m *monitor) ask(ctx context.Context, w *watched) {
 	}
 }
 
+// now is what the probe said last, unless that is too long ago to be believed: a probe that hangs says nothing good.
+func (w *watched) now() condition {
+	c := *w.last.Load()
+	if c.reason == "" && time.Since(c.at) > stale {
+		c.reason = "no answer for " + time.Since(c.at).Round(time.Second).String()
+	}
+	return c
+}
+
 // conditions is what the probes said last.
 func (m *monitor) conditions() []condition {
 	out := make([]condition, len(m.watched))
 	for i, w := range m.watched {
-		out[i] = *w.last.Load()
+		out[i] = w.now()
 	}
 	return out
 }
@@ -111,7 +122,7 @@ func (m *monitor) conditions() []condition {
 // ready is nil while everything that issuing needs was there when it was asked last.
 func (m *monitor) ready() error {
 	for _, w := range m.watched {
-		if c := w.last.Load(); c.reason != "" && !c.warn {
+		if c := w.now(); c.reason != "" && !c.warn {
 			return fmt.Errorf("%s: %s", c.name, c.reason)
 		}
 	}

@@ -7,8 +7,10 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net"
 	"sync/atomic"
 	"time"
@@ -17,7 +19,7 @@ import (
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
-// listenerTTL is the life of the port's certificate; it is renewed when a third of it is left.
+// listenerTTL is the life of the port's certificate.
 const listenerTTL = 24 * time.Hour
 
 // listener holds the port's certificate. Its key is made at each start and never leaves memory.
@@ -50,27 +52,72 @@ func (l *listener) renew(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listener: %w", err)
 	}
-	l.cert.Store(&tls.Certificate{Certificate: issued.Chain, PrivateKey: key})
+	leaf, err := x509.ParseCertificate(issued.Chain[0])
+	if err != nil {
+		return fmt.Errorf("listener: %w", err)
+	}
+	l.cert.Store(&tls.Certificate{Certificate: issued.Chain, PrivateKey: key, Leaf: leaf})
 	return nil
 }
 
-// Run renews the certificate in good time, until ctx ends.
+// Run renews the certificate when a third of its life is left, and in place of one that nobody can trust at once, until
+// ctx ends.
 func (l *listener) Run(ctx context.Context) error {
-	tick := time.NewTicker(listenerTTL * 2 / 3)
-	defer tick.Stop()
+	timer := time.NewTimer(l.due())
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-timer.C:
 			if err := l.renew(ctx); err != nil {
 				l.log.Error("the listener's certificate was not renewed", slog.Any("error", err))
-				tick.Reset(time.Minute)
-				continue
 			}
-			tick.Reset(listenerTTL * 2 / 3)
+			timer.Reset(l.due())
 		}
 	}
+}
+
+// retryRenewal is how soon a renewal that failed is tried again.
+const retryRenewal = 10 * time.Second
+
+// due is how long the present certificate may stay.
+func (l *listener) due() time.Duration {
+	c := l.cert.Load()
+	if c == nil || c.Leaf == nil {
+		return retryRenewal
+	}
+	third := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore) / 3
+	return max(c.Leaf.NotAfter.Add(-third).Sub(l.now()), retryRenewal)
+}
+
+// begin gets the first certificate. An appliance that cannot issue one still answers, with a certificate that nobody can
+// trust, so that /readyz can say why.
+func (l *listener) begin(ctx context.Context) error {
+	err := l.renew(ctx)
+	if err == nil {
+		return nil
+	}
+	l.log.Error("the listener has no certificate of its own and answers with a self-signed one", slog.Any("error", err))
+	return l.selfSign()
+}
+
+func (l *listener) selfSign() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("listener: %w", err)
+	}
+	now := l.now()
+	t := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Signet is not ready"},
+		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(listenerTTL), DNSNames: l.names.DNS, IPAddresses: l.names.addresses(),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return fmt.Errorf("listener: %w", err)
+	}
+	l.cert.Store(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key})
+	return nil
 }
 
 // tls is TLS 1.3 without tickets: a resumed session would skip the verification of a certificate that may be revoked.

@@ -6,6 +6,8 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -29,6 +31,9 @@ var _ delegation.Log = domainLog{}
 // Append gives the domain's kind of position.
 func (l domainLog) Append(ctx context.Context, e record.Entry) (delegation.Position, error) {
 	p, err := l.Log.Append(ctx, e)
+	if errors.Is(err, audit.ErrUnknown) {
+		err = fmt.Errorf("%w: %w", delegation.ErrUnknown, err)
+	}
 	return delegation.Position{Index: p.Index, LeafHash: p.LeafHash}, err
 }
 

@@ -24,11 +24,12 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 	if err != nil {
 		return fmt.Errorf("consent: %w", err)
 	}
+	a.crls = newCRLs(c, a.domain, o.Now, a.logger)
 	a.server, err = api.New(api.Config{
 		Domain: a.domain, Log: log, Health: a.health, Consent: pages, Mounts: o.Mounts, PublicURL: a.cfg.PublicURL,
 		Trust: api.Trust{
 			TrustDomain: a.cfg.TrustDomain, Roots: []*x509.Certificate{t.root}, Issuing: slices.Concat(t.agents, t.services),
-			Sequence: 1, CRL: newCRLs(c, a.domain, o.Now).list,
+			Sequence: 1, CRL: a.crls.list,
 		},
 		Limits: api.Limits{Concurrency: a.cfg.Limits.Concurrency}, Now: o.Now, Logger: a.logger,
 	})

@@ -14,6 +14,7 @@ import (
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/client"
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/internal/demo/browser"
 )
 
 // meet makes the orchestrator and the records service known.
@@ -109,11 +110,11 @@ func (s *story) consent(ctx context.Context) error {
 }
 
 func (s *story) approve(ctx context.Context, g v1.Grant) error {
-	b, err := newBrowser(s.roots)
+	b, err := browser.New(s.roots)
 	if err != nil {
 		return err
 	}
-	shown, err := b.consent(ctx, g.ConsentURL, physician)
+	shown, err := b.Consent(ctx, g.ConsentURL, physician)
 	if err != nil {
 		return fmt.Errorf("consent: %w", err)
 	}

@@ -1,4 +1,6 @@
-package demo
+// Package browser plays a user's browser on the way through consent: cookies, redirects and forms, nothing else. It runs no
+// scripts, trusts the roots that it is given alone, and is one person's: not for concurrent use.
+package browser
 
 import (
 	"context"
@@ -16,15 +18,16 @@ import (
 	"time"
 )
 
-// browser plays the user's browser: cookies, redirects and forms, nothing else.
-type browser struct{ http *http.Client }
+// Browser keeps one person's cookies.
+type Browser struct{ http *http.Client }
 
-func newBrowser(roots *x509.CertPool) (*browser, error) {
+// New makes a browser without cookies.
+func New(roots *x509.CertPool) (*Browser, error) {
 	jar, err := cookiejar.New(nil)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("browser: %w", err)
 	}
-	return &browser{&http.Client{
+	return &Browser{&http.Client{
 		Jar: jar, Timeout: 15 * time.Second,
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}},
 	}}, nil
@@ -36,7 +39,7 @@ type page struct {
 	body string
 }
 
-func (b *browser) get(ctx context.Context, u string) (page, error) {
+func (b *Browser) get(ctx context.Context, u string) (page, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
 		return page{}, err
@@ -45,7 +48,7 @@ func (b *browser) get(ctx context.Context, u string) (page, error) {
 }
 
 // submit sends the page's form with further fields.
-func (b *browser) submit(ctx context.Context, p page, fields url.Values) (page, error) {
+func (b *Browser) submit(ctx context.Context, p page, fields url.Values) (page, error) {
 	action, err := p.find(`<form method="post" action="([^"]*)"`)
 	if err != nil {
 		return page{}, err
@@ -68,7 +71,7 @@ func (b *browser) submit(ctx context.Context, p page, fields url.Values) (page, 
 	return b.do(req)
 }
 
-func (b *browser) do(req *http.Request) (page, error) {
+func (b *Browser) do(req *http.Request) (page, error) {
 	resp, err := b.http.Do(req)
 	if err != nil {
 		return page{}, err
@@ -99,8 +102,9 @@ func (p page) find(pattern string) (string, error) {
 	return html.UnescapeString(m[1]), nil
 }
 
-// consent signs in, reads Signet's page, approves, and signs in again.
-func (b *browser) consent(ctx context.Context, consentURL, login string) (shown string, err error) {
+// Consent goes to consentURL as the user of that login: signs in, reads Signet's page, approves, and signs in again. It
+// gives the page that was shown.
+func (b *Browser) Consent(ctx context.Context, consentURL, login string) (shown string, err error) {
 	p, err := b.get(ctx, consentURL)
 	if err != nil {
 		return "", err
