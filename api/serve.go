@@ -88,6 +88,8 @@ func (s *Server) places(r *route) chan struct{} {
 	switch {
 	case r.slow:
 		return s.waits
+	case r.allowed&anyone != 0 && r.method != http.MethodGet:
+		return s.knocks
 	case r.allowed&anyone != 0:
 		return s.public
 	}

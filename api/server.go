@@ -21,6 +21,7 @@ type Server struct {
 	metrics *metrics
 	work    chan struct{} // one place for each request at a time of a caller with an identity
 	public  chan struct{} // likewise of others, who must not fill it
+	knocks  chan struct{} // likewise of those that send a body: a slow sender must not keep readers out
 	waits   chan struct{} // likewise for slow ones
 	openapi []byte
 	page    []byte
@@ -38,7 +39,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, echo: echo.New(), routes: table(),
 		headers: newHeaders(),
-		work:    make(chan struct{}, cfg.Limits.Concurrency), public: make(chan struct{}, cfg.Limits.Concurrency), waits: make(chan struct{}, cfg.Limits.SlowRequests),
+		work:    make(chan struct{}, cfg.Limits.Concurrency), public: make(chan struct{}, cfg.Limits.Concurrency), knocks: make(chan struct{}, cfg.Limits.Concurrency), waits: make(chan struct{}, cfg.Limits.SlowRequests),
 	}
 	var err error
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {

@@ -98,7 +98,7 @@ func TestAFullServer(t *testing.T) {
 	}
 }
 
-// Callers without an identity cannot take the places of those with one.
+// Callers without an identity cannot take the places of those with one, nor those who send bodies the places of readers.
 func TestNobodyStarvesTheKnown(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	w := newWorld(t, func(c *Config) {
@@ -112,7 +112,10 @@ func TestNobodyStarvesTheKnown(t *testing.T) {
 	held, op, nobody := make(chan answer, 1), w.as(operator), w.as(anyone)
 	go func() { held <- w.send(nobody, "GET", "/hold/on", nil) }()
 	<-entered
-	w.refused(w.send(nobody, "GET", "/v1/trust-bundle", nil), 503, codeOverloaded)
+	w.refused(w.send(nobody, "GET", "/hold/on", nil), 503, codeOverloaded)
+	if a := w.send(nobody, "GET", "/v1/trust-bundle", nil); a.status != 200 {
+		t.Errorf("whoever sends bodies keeps readers out: %d %s", a.status, a.body)
+	}
 	if a := w.send(op, "POST", "/v1/verify", w.verifyBody()); a.status != 200 {
 		t.Errorf("%d %s", a.status, a.body)
 	}

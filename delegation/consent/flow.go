@@ -47,7 +47,8 @@ type flows struct {
 
 func newFlows() *flows { return &flows{all: map[[32]byte]flow{}} }
 
-// put adds a flow. Beyond the bounds, the oldest flow of the same grant gives way; flows of others never do.
+// put adds a flow. Beyond the bounds, the oldest flow of the same grant gives way, or the oldest of all that still waits
+// for its first login: opening pages, which takes no identity, must not keep other people's decisions out.
 func (f *flows) put(cookie string, next flow, now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -69,11 +70,24 @@ func (f *flows) put(cookie string, next flow, now time.Time) error {
 	if same >= maxFlowsPerGrant {
 		delete(f.all, oldest)
 	}
-	if len(f.all) >= maxFlows {
+	if len(f.all) >= maxFlows && !f.evictLogin() {
 		return refuse("too_many_flows", fmt.Errorf("%d flows are pending", len(f.all)))
 	}
 	f.all[sha256.Sum256([]byte(cookie))] = next
 	return nil
+}
+
+// evictLogin forgets the oldest flow that waits for its first login.
+func (f *flows) evictLogin() bool {
+	var oldest [32]byte
+	found := false
+	for key, other := range f.all {
+		if other.stage == stageLogin && (!found || other.expires.Before(f.all[oldest].expires)) {
+			oldest, found = key, true
+		}
+	}
+	delete(f.all, oldest)
+	return found
 }
 
 // get looks without taking.

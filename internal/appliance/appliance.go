@@ -84,6 +84,9 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 	if err != nil {
 		return err
 	}
+	if err := checkCeremony(ctx, a.log, t); err != nil {
+		return err
+	}
 	certifier, err := a.cfg.newCertifier(ctx, t, a.devices.issuing, o.Now)
 	if err != nil {
 		return err

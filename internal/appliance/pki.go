@@ -3,12 +3,16 @@ package appliance
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
+	"github.com/signet-pki/signet/audit"
+	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/ca"
 	"github.com/signet-pki/signet/ca/lint"
 	"github.com/signet-pki/signet/delegation/chain"
@@ -90,4 +94,30 @@ func (c *Config) newIssuer(ctx context.Context, cert, root *x509.Certificate, to
 		return nil, fmt.Errorf("pki: %s: %w", label, err)
 	}
 	return i, nil
+}
+
+// checkCeremony compares the certificates on disk with those that leaf 0 pins: a swapped root would decide who is who.
+func checkCeremony(ctx context.Context, log *audit.Log, t trust) error {
+	first, err := log.Read(ctx, 0)
+	if err != nil {
+		return fmt.Errorf("leaf 0: %w", err)
+	}
+	env, err := record.Check(first.Envelope)
+	if err != nil {
+		return fmt.Errorf("leaf 0: %w", err)
+	}
+	pinned, err := record.DecodeBody[record.Ceremony](env)
+	if err != nil {
+		return fmt.Errorf("leaf 0: %w", err)
+	}
+	if b64(t.root.Raw) != pinned.Root {
+		return errors.New("pki: root.pem is not the root of the ceremony that began this log")
+	}
+	known := slices.Concat(pinned.AgentCAs, pinned.ServiceCAs)
+	for _, c := range slices.Concat(t.agents, t.services) {
+		if !slices.Contains(known, b64(c.Raw)) {
+			return fmt.Errorf("pki: the CA %q is not one of the ceremony that began this log", c.Subject.CommonName)
+		}
+	}
+	return nil
 }
