@@ -90,7 +90,7 @@ func launch(t testing.TB, dir string, args ...string) *daemon {
 	t.Cleanup(func() {
 		d.kill()
 		if t.Failed() {
-			t.Logf("signetd %v in %s said:\n%s", args, dir, lastOf(d.out.String(), 6000))
+			t.Logf("signetd %v in %s said:\n%s", args, dir, lastOf(d.out.String(), 1500))
 		}
 	})
 	return d
