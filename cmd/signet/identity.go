@@ -32,6 +32,7 @@ type registerOrchestratorCommand struct {
 	Type     []string      `name:"type" sep:"none" placeholder:"TYPE" help:"A type of agent that it may spawn; repeatable. None by default."`
 	MaxTTL   time.Duration `name:"max-ttl" help:"The longest life of its agents; the appliance's limit by default."`
 	PopRoots string        `name:"x509pop-roots" placeholder:"FILE" help:"The CAs whose certificates attest it, PEM."`
+	Replace  bool          `help:"The name is registered: replace that, and get a new join token."`
 	TokenOut string        `name:"token-out" placeholder:"FILE" help:"Write the join token there, for its owner alone, and do not print it."`
 }
 
@@ -43,7 +44,7 @@ func (q registerOrchestratorCommand) Run(ctx context.Context, s *session) error 
 	if err != nil {
 		return err
 	}
-	req := v1.OrchestratorRegistration{Name: q.Name, AgentTypes: q.Type, MaxTTL: ttl}
+	req := v1.OrchestratorRegistration{Name: q.Name, AgentTypes: q.Type, MaxTTL: ttl, Replace: q.Replace}
 	if q.PopRoots != "" {
 		roots, err := readFile(q.PopRoots, maxFile)
 		if err != nil {
@@ -119,14 +120,15 @@ type serviceCommands struct {
 }
 
 type registerServiceCommand struct {
-	holder `embed:""`
-	retry  `embed:""`
-	Name   string `arg:"" help:"Its name."`
+	holder  `embed:""`
+	retry   `embed:""`
+	Name    string `arg:"" help:"Its name."`
+	Replace bool   `help:"The name is registered: replace that, and get a new certificate."`
 }
 
 func (q registerServiceCommand) Run(ctx context.Context, s *session) error {
 	return q.obtain(s, func(c *client.Client, csr string) (v1.Certificate, error) {
-		return c.RegisterService(ctx, v1.ServiceRegistration{Name: q.Name, CSR: csr}, q.options()...)
+		return c.RegisterService(ctx, v1.ServiceRegistration{Name: q.Name, CSR: csr, Replace: q.Replace}, q.options()...)
 	})
 }
 
@@ -135,14 +137,15 @@ type operatorCommands struct {
 }
 
 type registerOperatorCommand struct {
-	holder `embed:""`
-	retry  `embed:""`
-	Name   string `arg:"" help:"The person's name."`
-	Role   string `name:"role" required:"" enum:"operator,security_officer,auditor,privacy_officer" help:"One of ${enum}."`
+	holder  `embed:""`
+	retry   `embed:""`
+	Name    string `arg:"" help:"The person's name."`
+	Role    string `name:"role" required:"" enum:"operator,security_officer,auditor,privacy_officer" help:"One of ${enum}."`
+	Replace bool   `help:"The name is registered: replace that, and get a new certificate."`
 }
 
 func (q registerOperatorCommand) Run(ctx context.Context, s *session) error {
 	return q.obtain(s, func(c *client.Client, csr string) (v1.Certificate, error) {
-		return c.RegisterOperator(ctx, v1.OperatorRegistration{Name: q.Name, Role: q.Role, CSR: csr}, q.options()...)
+		return c.RegisterOperator(ctx, v1.OperatorRegistration{Name: q.Name, Role: q.Role, CSR: csr, Replace: q.Replace}, q.options()...)
 	})
 }
