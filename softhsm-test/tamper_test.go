@@ -145,8 +145,8 @@ func tamperings(e evidence) []tampering {
 		{"quote's signature", flip("seals/2.quote.sig", -1), bundle.CheckQuote, 2, "seals/2.quote"},
 		{"PCR values", flip("seals/2.pcrs", 5), bundle.CheckQuote, 2, "seals/2.quote"},
 		{"counter statement", flip("seals/2.nv", -1), bundle.CheckCounter, 2, "seals/2.nv"},
-		{"removed seal", func(e evidence) { e.removeSeal("2") }, bundle.CheckSealChain, 3, "seals/3.txt"},
-		{"removed first seal", func(e evidence) { e.removeSeal("1") }, bundle.CheckSealChain, 2, "seals/2.txt"},
+		{"removed seal", func(e evidence) { e.removeSeal("2") }, bundle.CheckSealChain, 2, "seals/2.txt"},
+		{"removed first seal", func(e evidence) { e.removeSeal("1") }, bundle.CheckSealChain, 1, "seals/1.txt"},
 	}
 }
 

@@ -101,8 +101,12 @@ func checkLeaf(leaf *x509.Certificate) *failure {
 }
 
 // checkSignatures finds an RFC 5280 path at the real time for CAs. The leaf's validity is taken out of the question: the
-// check "deadline" owns it.
+// check "deadline" owns it. A path through the bundle's own CAs is found once for a certificate and holds while all of
+// its CAs are valid.
 func checkSignatures(certs []*x509.Certificate, trust *Trust, now time.Time) *failure {
+	if trust.paths.known(certs[0], now) {
+		return nil
+	}
 	leaf := *certs[0]
 	leaf.NotBefore, leaf.NotAfter = now, now
 	// The check "format" owns the criticality of our extension.
@@ -112,7 +116,8 @@ func checkSignatures(certs []*x509.Certificate, trust *Trust, now time.Time) *fa
 	opts := x509.VerifyOptions{CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	if len(trust.anchors) > 0 {
 		opts.Roots, opts.Intermediates = trust.verifiedAt(now), x509.NewCertPool()
-		if _, err := leaf.Verify(opts); err == nil {
+		if found, err := leaf.Verify(opts); err == nil {
+			trust.paths.keep(certs[0], trust.life(found[0][1:]))
 			return nil
 		}
 	}

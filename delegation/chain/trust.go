@@ -17,6 +17,7 @@ type Trust struct {
 	Intermediates []*x509.Certificate // issuing CAs known in advance, besides those that a chain brings along
 
 	anchors []anchor
+	paths   paths
 }
 
 // anchor is an issuing CA whose path to a root was verified when the bundle was made. The root's signature, P-384 as a rule,
