@@ -20,7 +20,7 @@ PURE := audit/record audit/merkle audit/checkpoint audit/bundle delegation/chain
 # Two packages at a time: each may drive a SoftHSM and a swtpm of its own, under the race detector.
 TEST_P ?= 2
 TEST_TIMEOUT ?= 15m
-BENCH ?= .
+BENCH ?=
 FUZZTIME ?= 1m
 
 .DEFAULT_GOAL := help
@@ -65,8 +65,8 @@ wasm: ## compile the pure packages for js/wasm
 	GOOS=js GOARCH=wasm $(GO) build $(addprefix ./,$(wildcard $(PURE)))
 
 .PHONY: bench
-bench: deps ## the benchmarks; BENCH=regexp selects
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -p 1 -timeout 60m ./...
+bench: deps ## what it costs, as one table (docs/benchmarks.md); BENCH=-quick for less than a minute
+	@$(GO) run ./internal/bench $(BENCH)
 
 .PHONY: soak
 soak: deps ## the long fault and kill suites, then each fuzz target for FUZZTIME (1m)

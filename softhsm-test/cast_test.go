@@ -80,6 +80,13 @@ func (c *cast) moved(base string) *cast {
 	return out
 }
 
+// on is the same cast in a subtest.
+func (c *cast) on(t testing.TB) *cast {
+	out := *c
+	out.t = t
+	return &out
+}
+
 func (c *cast) person(cert *tls.Certificate) *person {
 	c.t.Helper()
 	p, err := client.New(client.Config{URL: c.url, Roots: c.roots, Certificate: cert})

@@ -25,9 +25,10 @@ func TestFaults(t *testing.T) {
 	must(t, err)
 	must(t, c.works(task))
 
-	t.Run("identity provider", func(t *testing.T) { c.withoutIdP(t, dir, task) })
-	t.Run("HSM", func(t *testing.T) { c.withoutHSM(t, dir, task, a) })
-	t.Run("TPM", func(t *testing.T) { c.withoutTPM(t, dir, task, a) })
+	t.Run("identity provider", func(t *testing.T) { c.on(t).withoutIdP(t, dir, task) })
+	t.Run("HSM", func(t *testing.T) { c.on(t).withoutHSM(t, dir, task, a) })
+	restart := func() { startTPM(t, dir) } // the TPM outlives its part
+	t.Run("TPM", func(t *testing.T) { c.on(t).withoutTPM(t, dir, task, a, restart) })
 
 	bundle := exported(t, c)
 	if out, code := command(t, "", nil, program("signet-verify"), "bundle", bundle); code != 0 {
@@ -98,6 +99,7 @@ func (c *cast) withoutHSM(t *testing.T, dir string, task v1.Task, a *agent) {
 	}
 	c.becomes(5*time.Second, "hsm_issuing", "hsm_audit")
 	c.nothingGoes(t, task, a)
+	c.nothingIssued(from)
 	must(t, os.Rename(tokens+".away", tokens))
 	within(t, 20*time.Second, "spawning again", func() error { return c.works(task) })
 	c.becomes(10 * time.Second)
@@ -109,7 +111,7 @@ func (c *cast) withoutHSM(t *testing.T, dir string, task v1.Task, a *agent) {
 	t.Error("the failed signature has no entry")
 }
 
-func (c *cast) withoutTPM(t *testing.T, dir string, task v1.Task, a *agent) {
+func (c *cast) withoutTPM(t *testing.T, dir string, task v1.Task, a *agent, restart func()) {
 	pid, ok := tpmPID(dir)
 	if !ok {
 		t.Fatal("no TPM runs")
@@ -120,7 +122,7 @@ func (c *cast) withoutTPM(t *testing.T, dir string, task v1.Task, a *agent) {
 	from = max(from, c.size())
 	c.nothingGoes(t, task, a)
 	c.nothingIssued(from)
-	startTPM(c.t, dir) // of the whole test: it outlives this part
+	restart()
 	within(t, 30*time.Second, "spawning again", func() error { return c.works(task) })
 	c.becomes(10 * time.Second)
 	for _, e := range c.entries(from) {

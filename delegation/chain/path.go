@@ -116,7 +116,7 @@ func checkSignatures(certs []*x509.Certificate, trust *Trust, now time.Time) *fa
 	opts := x509.VerifyOptions{CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	if len(trust.anchors) > 0 {
 		opts.Roots, opts.Intermediates = trust.verifiedAt(now), x509.NewCertPool()
-		if found, err := leaf.Verify(opts); err == nil {
+		if found, err := leaf.Verify(opts); err == nil && len(found[0]) > 1 {
 			trust.paths.keep(certs[0], trust.life(found[0][1:]))
 			return nil
 		}

@@ -16,6 +16,7 @@ import (
 
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/client"
+	"github.com/signet-pki/signet/internal/demo/browser"
 )
 
 const (
@@ -142,7 +143,11 @@ func (w *world) consent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := approve(ctx, w.roots, g.ConsentURL); err != nil {
+	b, err := browser.New(w.roots)
+	if err != nil {
+		return err
+	}
+	if _, err := b.Consent(ctx, g.ConsentURL, "physician"); err != nil {
 		return err
 	}
 	if w.grant, err = c.Grant(ctx, g.GrantID); err != nil {
