@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 )
 
-// Snapshot makes in the empty directory to, on the same file system, a copy of the closed store in from: tables, which
-// never change, become hard links, and the rest is copied. The copy can be opened for writing, which replays the
-// write-ahead log of a store that was not closed cleanly, without a byte of the original changing.
+// Snapshot makes in the empty directory to a copy of the closed store in from. The copy can be opened for writing, which
+// replays the write-ahead log of a store that was not closed cleanly, without a byte of the original changing. Nothing
+// is linked: Badger truncates a table before it removes it, and that would reach the original through a hard link.
 func Snapshot(from, to string) error {
 	if err := Guard(from, true); err != nil {
 		return err
@@ -24,13 +24,7 @@ func Snapshot(from, to string) error {
 		if !e.Type().IsRegular() || e.Name() == "LOCK" {
 			continue
 		}
-		src, dst := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
-		if filepath.Ext(e.Name()) == ".sst" {
-			err = os.Link(src, dst)
-		} else {
-			err = copyFile(src, dst)
-		}
-		if err != nil {
+		if err := copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
 			return fmt.Errorf("store: snapshot: %w", err)
 		}
 	}

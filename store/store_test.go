@@ -207,3 +207,45 @@ func sizes(t *testing.T, dir string) string {
 	}
 	return out
 }
+
+// What happens to the copy does not reach the original: Badger truncates the tables that a compaction replaced.
+func TestSnapshotSharesNothing(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	db, err := store.Open(from, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(func(txn *store.Txn) error { return txn.Set([]byte("k"), []byte("v")) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Snapshot(from, to); err != nil {
+		t.Fatal(err)
+	}
+	tables := 0
+	entries, err := os.ReadDir(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) == ".sst" {
+			tables++
+		}
+		before, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(filepath.Join(to, e.Name()), 0); err != nil {
+			t.Fatal(err)
+		}
+		after, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if err != nil || !bytes.Equal(before, after) {
+			t.Errorf("emptying the copy of %s changed the original", e.Name())
+		}
+	}
+	if tables == 0 {
+		t.Error("the store has no table")
+	}
+}

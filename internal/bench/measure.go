@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -17,6 +18,7 @@ import (
 // sample is one run of one row.
 type sample struct {
 	ops       int
+	late      int           // of these, how many policy refused because it ran out of time
 	wall, cpu time.Duration // cpu of the process that is measured
 	latency   []time.Duration
 	others    float64 // share of the machine that processes of others had, 0 to 1
@@ -96,6 +98,9 @@ func busy() (working, total time.Duration) {
 	return working, total
 }
 
+// errLate is a refusal because the policy's deadline passed: an answer, and counted, but not the one wanted.
+var errLate = errors.New("policy_timeout")
+
 // load runs do for each of ops operations on that many workers, each of which waits for its own.
 func load(ctx context.Context, workers, ops int, of process, do func(ctx context.Context, worker, op int) error) (sample, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -106,7 +111,7 @@ func load(ctx context.Context, workers, ops int, of process, do func(ctx context
 	if err != nil {
 		return s, err
 	}
-	var next atomic.Int64
+	var next, late atomic.Int64
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
@@ -116,7 +121,9 @@ func load(ctx context.Context, workers, ops int, of process, do func(ctx context
 					return
 				}
 				t := time.Now()
-				if err := do(ctx, w, op); err != nil {
+				if err := do(ctx, w, op); errors.Is(err, errLate) {
+					late.Add(1)
+				} else if err != nil {
 					cancel(fmt.Errorf("operation %d: %w", op, err))
 				}
 				s.latency[op] = time.Since(t)
@@ -127,6 +134,7 @@ func load(ctx context.Context, workers, ops int, of process, do func(ctx context
 	if err := context.Cause(ctx); err != nil {
 		return s, err
 	}
+	s.late = int(late.Load())
 	slices.Sort(s.latency)
 	return s, m.end(&s)
 }

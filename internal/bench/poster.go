@@ -57,5 +57,8 @@ func (p *poster) post(ctx context.Context, url string, body []byte, want int) (s
 }
 
 func unexpected(status int, answer []byte) error {
+	if bytes.Contains(answer, []byte(errLate.Error())) {
+		return errLate
+	}
 	return fmt.Errorf("status %d: %.300s", status, answer)
 }

@@ -27,8 +27,8 @@ type table struct{ rows []row }
 func (t *table) add(r row) { t.rows = append(t.rows, r) }
 
 func (t *table) print(w io.Writer) {
-	_, _ = fmt.Fprint(w, "\n| what | callers | per second (min–max) | p50 ms | p99 ms | CPU µs each (min–max) | floor | × floor | other processes |\n",
-		"|---|--:|--:|--:|--:|--:|---|--:|--:|\n")
+	_, _ = fmt.Fprint(w, "\n| what | callers | per second (min–max) | p50 ms | p99 ms | CPU µs each (min–max) | late | floor | × floor | other processes |\n",
+		"|---|--:|--:|--:|--:|--:|--:|---|--:|--:|\n")
 	for _, r := range t.rows {
 		_, _ = fmt.Fprintln(w, r)
 	}
@@ -45,11 +45,15 @@ func (r row) String() string {
 		}
 		return fmt.Sprintf("%.2f", ms)
 	}
+	late := 0
+	for _, s := range r.samples {
+		late += s.late
+	}
 	own, unit := cpu.mid, "µs CPU"
 	if r.floor.wall {
 		own, unit = 1e6/rate.mid, "µs"
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s: %s %s | %.1f | %.0f %% |", r.what, r.at, rate, at(0.5), at(0.99), cpu,
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %d | %s: %s %s | %.1f | %.0f %% |", r.what, r.at, rate, at(0.5), at(0.99), cpu, late,
 		r.floor.name, digits(micros(r.floor.cost)), unit, own/micros(r.floor.cost), 100*medianOf(r.samples, func(s sample) float64 { return s.others }).mid)
 }
 
