@@ -144,9 +144,10 @@ func startTPM(t testing.TB, dir string) {
 			t.Fatal(err)
 		}
 	}
+	//nolint:noctx // the cleanup ends it
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+filepath.Join(tpm, "state"), // #nosec G204 -- the test's own directory
 		"--pid", "file="+filepath.Join(tpm, "swtpm.pid"), "--server", "type=unixio,path="+socket,
-		"--ctrl", "type=unixio,path="+socket+".ctrl", "--flags", "not-need-init,startup-clear") //nolint:noctx // the cleanup ends it
+		"--ctrl", "type=unixio,path="+socket+".ctrl", "--flags", "not-need-init,startup-clear")
 	must(t, cmd.Start())
 	done := make(chan struct{})
 	go func() { // joined by the cleanup

@@ -105,7 +105,7 @@ func fill(t *testing.T, dir string, size int64) (release func()) {
 	path := filepath.Join(dir, "filler")
 	f, err := os.Create(path)
 	must(t, err)
-	must(t, syscall.Fallocate(int(f.Fd()), 0, 0, size)) //nolint:gosec // a descriptor fits
+	must(t, syscall.Fallocate(int(f.Fd()), 0, 0, size))
 	must(t, f.Close())
 	return func() { must(t, os.Remove(path)) }
 }

@@ -92,7 +92,7 @@ func underLoad(t *testing.T, c *cast, task v1.Task, got *acks, kill func()) {
 		return nil
 	})
 	// At any point of commit, signature, seal and idle time between.
-	timer := time.NewTimer(time.Duration(rand.IntN(1200)) * time.Millisecond) //nolint:gosec // the moment needs no secrecy
+	timer := time.NewTimer(time.Duration(rand.IntN(1200)) * time.Millisecond)
 	<-timer.C
 	kill()
 	cancel()
