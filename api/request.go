@@ -124,12 +124,12 @@ func checkMedia(r *http.Request) error {
 func (s *Server) body(c *call) ([]byte, error) {
 	r := c.echo.Request()
 	limit := s.cfg.Limits.MaxBody
+	// net/http's own writer: told that a body is too large it closes the connection slowly, so that the client can read why.
+	in := http.MaxBytesReader(c.echo.Response().Writer, r.Body, limit)
 	if r.ContentLength > limit {
-		// Not read to its end: the connection is closed after the answer.
-		c.echo.Response().Header().Set("Connection", "close")
+		_, _ = io.Copy(io.Discard, in) // up to the limit; what it says is known
 		return nil, tooLarge(limit)
 	}
-	in := http.MaxBytesReader(c.echo.Response(), r.Body, limit)
 	var body []byte
 	var err error
 	if r.ContentLength >= 0 {

@@ -121,8 +121,13 @@ func (f *floors) signToken(ctx context.Context, _, _ int) error {
 	return err
 }
 
-// loop is the median of five times that one operation takes when nothing else happens.
+// loop is the median of five times what one operation costs this process, alone.
 func (f *floors) loop(ctx context.Context, n int, do func(context.Context, int, int) error) (time.Duration, error) {
+	return f.loopOf(ctx, n, sample.cost, do)
+}
+
+// loopOf is the same for another figure than CPU time.
+func (f *floors) loopOf(ctx context.Context, n int, of func(sample) time.Duration, do func(context.Context, int, int) error) (time.Duration, error) {
 	var all []sample
 	for range 5 {
 		s, err := load(ctx, 1, n, self{}, do)
@@ -131,7 +136,7 @@ func (f *floors) loop(ctx context.Context, n int, do func(context.Context, int, 
 		}
 		all = append(all, s)
 	}
-	return time.Duration(medianOf(all, func(s sample) float64 { return float64(s.wall) / float64(s.ops) }).mid), nil
+	return time.Duration(medianOf(all, func(s sample) float64 { return float64(of(s)) }).mid), nil
 }
 
 // appendSync is the time that an append of size bytes and its fsync take.
@@ -143,7 +148,8 @@ func (b *bench) appendSync(ctx context.Context, size, n int) (time.Duration, err
 	defer func() { _ = os.Remove(file.Name()) }() // goes with the directory at the latest
 	defer func() { _ = file.Close() }()           // nobody reads it
 	data := bytes.Repeat([]byte{'x'}, size)
-	return b.floors.loop(ctx, n, func(context.Context, int, int) error {
+	each := func(s sample) time.Duration { return perOp(s.wall, s.ops) }
+	return b.floors.loopOf(ctx, n, each, func(context.Context, int, int) error {
 		if _, err := file.Write(data); err != nil {
 			return err
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // loads are the numbers of callers and of the requests of one run.
-var loads = []struct{ callers, spawns, decisions int }{{1, 1500, 2500}, {8, 5000, 8000}, {32, 6000, 10000}}
+var loads = []struct{ callers, spawns, decisions int }{{1, 1000, 2000}, {8, 3500, 6000}, {32, 4500, 8000}}
 
 // applianceRows are what is measured on a whole appliance.
 func (b *bench) applianceRows(ctx context.Context) (err error) {
