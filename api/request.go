@@ -10,9 +10,13 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/signet-pki/signet/delegation"
 )
+
+// drainWithin is how long the sender of an oversized body may take to send what is thrown away.
+const drainWithin = time.Second
 
 // maxIdempotencyKey bounds Idempotency-Key, in bytes.
 const maxIdempotencyKey = 255
@@ -127,7 +131,9 @@ func (s *Server) body(c *call) ([]byte, error) {
 	// net/http's own writer: told that a body is too large it closes the connection slowly, so that the client can read why.
 	in := http.MaxBytesReader(c.echo.Response().Writer, r.Body, limit)
 	if r.ContentLength > limit {
-		_, _ = io.Copy(io.Discard, in) // up to the limit; what it says is known
+		// What the body says is known; it is taken, up to the limit, from a client that sends it now.
+		_ = http.NewResponseController(c.echo.Response().Writer).SetReadDeadline(time.Now().Add(drainWithin))
+		_, _ = io.Copy(io.Discard, in)
 		return nil, tooLarge(limit)
 	}
 	var body []byte
