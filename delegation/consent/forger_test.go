@@ -75,9 +75,11 @@ func (f *forger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.WriteHeader(http.StatusNotFound)
 	}
-	if err := json.NewEncoder(w).Encode(v); err != nil {
+	b, err := json.Marshal(v)
+	if err != nil {
 		f.t.Error(err)
 	}
+	_, _ = w.Write(b) // a client that has read enough hangs up
 }
 
 // claims are those of a good token.
