@@ -11,8 +11,8 @@ import (
 // process that has no token of the module open. A label that exists is refused with ErrAmbiguous. The PINs pass through
 // memory only; no command line ever holds them.
 func InitToken(module, label, soPIN, userPIN string) error {
-	if label == "" || len(label) > 32 {
-		return fmt.Errorf("hsm: init token: label: %w", ErrConfig)
+	if err := checkLabel("label", label, maxLabel); err != nil {
+		return fmt.Errorf("hsm: init token: %w: %w", ErrConfig, err)
 	}
 	p := pkcs11.New(module)
 	if p == nil {

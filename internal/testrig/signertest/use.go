@@ -16,12 +16,12 @@ import (
 	"time"
 )
 
-func testConcurrent(t *testing.T, signer crypto.Signer, signs int) {
+func testConcurrent(t *testing.T, signer crypto.Signer) {
 	h := nativeHash(t, signer)
 	var wg sync.WaitGroup
 	for g := range goroutines {
 		wg.Go(func() {
-			for i := range signs {
+			for i := range signsEach {
 				d := digest(h, fmt.Appendf(nil, "goroutine %d signature %d", g, i))
 				sig, err := signer.Sign(rand.Reader, d, h)
 				if err != nil {
