@@ -27,7 +27,7 @@ FUZZTIME ?= 1m
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: deps build ## build, make a development appliance under var/dev, run the demonstration, serve until Ctrl-C
@@ -47,11 +47,11 @@ build: ## bin/signetd (cgo), bin/signet and bin/signet-verify (static)
 check: lint wasm test ## everything CI runs: lint, the WebAssembly build, the tests
 
 .PHONY: test
-test: deps ## every test, with the race detector, on real SoftHSM and swtpm
+test: deps-test ## every test, with the race detector, on real SoftHSM and swtpm
 	$(GO) test -race -p $(TEST_P) -timeout $(TEST_TIMEOUT) ./...
 
 .PHONY: lint
-lint: deps $(GOLANGCI) ## golangci-lint (gofumpt included), go vet, go mod tidy -diff
+lint: deps-test $(GOLANGCI) ## golangci-lint (gofumpt included), go vet, go mod tidy -diff
 	$(GOLANGCI) run ./...
 	$(GO) vet ./...
 	$(GO) mod tidy -diff
@@ -69,7 +69,7 @@ bench: deps ## what it costs, as one table (docs/benchmarks.md); BENCH=-quick fo
 	@$(GO) run ./internal/bench $(BENCH)
 
 .PHONY: soak
-soak: deps ## the long fault and kill suites, then each fuzz target for FUZZTIME (1m)
+soak: deps-test ## the long fault and kill suites, then each fuzz target for FUZZTIME (1m)
 	SIGNET_SOAK=1 $(GO) test -count=1 -run Soak -timeout 60m ./...
 	@set -eu; for pkg in $$($(GO) list ./...); do \
 		targets=$$($(GO) test -list '^Fuzz' "$$pkg"); \
@@ -82,6 +82,10 @@ soak: deps ## the long fault and kill suites, then each fuzz target for FUZZTIME
 .PHONY: deps
 deps: ## install the missing system packages (root), or name the command that does
 	@sh deploy/packages.sh
+
+.PHONY: deps-test
+deps-test: ## the same, with what the tests alone need
+	@sh deploy/packages.sh test
 
 .PHONY: clean
 clean: ## remove bin/ and var/dev/ (the development appliance and its keys)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes sure that the system packages which Signet builds, runs and tests with are there: silent when they are.
 # As root with apt it installs what is missing; otherwise it names the command and exits 1.
+# With the argument "test" it also looks for what the tests alone need.
 set -eu
 
 missing=''
@@ -22,6 +23,10 @@ need tpm2-tools tpm2_checkquote
 need opensc pkcs11-tool
 need openssl openssl
 need xxd xxd
+
+if [ "${1:-}" = test ]; then
+	need python3 python3
+fi
 
 [ -n "$missing" ] || exit 0
 
