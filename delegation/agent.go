@@ -13,7 +13,7 @@ import (
 
 // fromOrchestrator is the lineage of an agent: the orchestrator's own task, with the orchestrator as the first hop.
 func (s *Service) fromOrchestrator(by Caller, q SpawnRequest) (lineage, error) {
-	if by.ID.Kind() != chain.Orchestrator {
+	if by.ID.Kind() != chain.Orchestrator || by.reg == nil {
 		return lineage{}, refuse(Forbidden, "orchestrator_required", "", "agents are spawned by orchestrators")
 	}
 	l, err := s.fromTask(q.TaskID)
@@ -23,11 +23,7 @@ func (s *Service) fromOrchestrator(by Caller, q SpawnRequest) (lineage, error) {
 	if l.task.Orchestrator != by.ID.String() {
 		return lineage{}, refuse(Forbidden, "task_not_yours", "task_id", "the task belongs to another orchestrator")
 	}
-	reg, err := s.registered(by.ID)
-	if err != nil {
-		return lineage{}, err
-	}
-	l.allow(reg, s.cfg.Limits.AgentTTL)
+	l.allow(by.reg, s.cfg.Limits.AgentTTL)
 	l.parent, err = l.first(by)
 	l.delegations = []string{""}
 	return l, err
@@ -35,6 +31,7 @@ func (s *Service) fromOrchestrator(by Caller, q SpawnRequest) (lineage, error) {
 
 // allow takes what both the user and the orchestrator's registration allow, however deep the agent.
 func (l *lineage) allow(reg *identityState, longest time.Duration) {
+	l.attestation = reg.Attestation
 	l.types = common(l.grant.AgentTypes, reg.AgentTypes)
 	l.maxTTL = longest
 	if reg.MaxTTL > 0 {

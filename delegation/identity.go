@@ -83,11 +83,11 @@ func (s *Service) admit(id identity, certs []*x509.Certificate) (Caller, error) 
 	if id.deleg != nil {
 		return c, s.checkLineage(*id.deleg)
 	}
-	st, err := s.registered(id.id)
-	if err != nil {
+	var err error
+	if c.reg, err = s.registered(id.id); err != nil {
 		return Caller{}, err
 	}
-	c.Role = st.Role
+	c.Role = c.reg.Role
 	return c, nil
 }
 

@@ -9,14 +9,14 @@ import (
 
 // spawnInput is what policy is asked before an agent exists.
 func (s *Service) spawnInput(q SpawnRequest, l lineage, child chain.Delegation) policy.Input {
-	in := s.input(policy.PointSpawn, child, l.grant, l.task)
+	in := s.input(policy.PointSpawn, child, l.grant, l.task, l.attestation)
 	in.Request = &policy.Request{Scope: q.Scope.Strings(), TTLSeconds: int64(q.TTL / time.Second), MaxDepth: q.MaxDepth}
 	return in
 }
 
 // accessInput is what policy is asked at each access.
 func (s *Service) accessInput(q DecisionRequest, d chain.Delegation, g *grantState, t *taskState, required []chain.Token) policy.Input {
-	in := s.input(policy.PointAccess, d, g, t)
+	in := s.input(policy.PointAccess, d, g, t, s.attestation(d.Hops[0].ID))
 	scope := make([]string, len(required))
 	for i, tok := range required {
 		scope[i] = tok.String()
@@ -26,7 +26,7 @@ func (s *Service) accessInput(q DecisionRequest, d chain.Delegation, g *grantSta
 	return in
 }
 
-func (s *Service) input(point policy.Point, d chain.Delegation, g *grantState, t *taskState) policy.Input {
+func (s *Service) input(point policy.Point, d chain.Delegation, g *grantState, t *taskState, attestation string) policy.Input {
 	last := d.Hops[len(d.Hops)-1]
 	in := policy.Input{
 		Point: point,
@@ -38,7 +38,7 @@ func (s *Service) input(point policy.Point, d chain.Delegation, g *grantState, t
 		},
 		Consent:      policy.Consent{Type: g.Consent},
 		Task:         policy.Task{ID: t.ID, GrantID: t.GrantID, Purpose: g.Purpose, Scope: t.Scope, NotAfter: t.NotAfter},
-		Orchestrator: policy.Orchestrator{ID: d.Hops[0].ID, Attestation: s.attestation(d.Hops[0].ID)},
+		Orchestrator: policy.Orchestrator{ID: d.Hops[0].ID, Attestation: attestation},
 	}
 	if id, err := chain.ParseID(last.ID); err == nil {
 		in.Agent.ID, in.Agent.Type = id.AgentID(), id.AgentType()

@@ -25,7 +25,8 @@ type lineage struct {
 	delegations []string         // compact JWS by hop of parent
 	types       []string         // agent types that may be spawned
 	maxTTL      time.Duration
-	confirm     bool // a delegator's JWS is required
+	confirm     bool   // a delegator's JWS is required
+	attestation string // of the orchestrator
 }
 
 // Spawn gives an agent its identity, asked for by the orchestrator that runs the task.

@@ -28,6 +28,7 @@ type Caller struct {
 	Role  Role                // operators only
 	Certs []*x509.Certificate // as presented, leaf first
 	deleg *chain.Delegation   // agents only
+	reg   *identityState      // all others: the registration as it stood when the request was admitted
 }
 
 // Idempotency ties a retry to its first attempt: the caller's key, and the SHA-256 of the request's body.

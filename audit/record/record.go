@@ -127,6 +127,15 @@ type Entry struct {
 	Terms     []Term
 	Mutations []Mutation
 	Time      time.Time // the envelope's, milliseconds
+
+	checked *checked
+}
+
+// checked is what New found out about an envelope, so that the log need not parse it once more. It counts only as long
+// as the envelope has that leaf hash.
+type checked struct {
+	leaf [32]byte
+	env  Envelope
 }
 
 // Stored is an entry as the log gives it back. Payload and Salt are nil when there is none or it was erased.
@@ -157,9 +166,11 @@ func New(env Envelope, payload any, salt [SaltSize]byte) (Entry, error) {
 	if e.Envelope, err = encodeEnvelope(env); err != nil {
 		return Entry{}, err
 	}
-	if _, err := Check(e.Envelope); err != nil {
+	parsed, err := Check(e.Envelope)
+	if err != nil {
 		return Entry{}, err
 	}
+	e.checked = &checked{leaf: LeafHash(e.Envelope), env: parsed}
 	return e, nil
 }
 

@@ -101,16 +101,18 @@ func TestEntryCheckRefuses(t *testing.T) {
 		return e
 	}
 	for name, change := range map[string]func(*record.Entry){
-		"other payload":  func(e *record.Entry) { e.Payload = []byte(`"q"`) },
-		"other salt":     func(e *record.Entry) { e.Salt = make([]byte, 32) },
-		"short salt":     func(e *record.Entry) { e.Salt = e.Salt[:31] },
-		"no payload":     func(e *record.Entry) { e.Payload, e.Salt = nil, nil },
-		"other time":     func(e *record.Entry) { e.Time = e.Time.Add(time.Second) },
-		"empty term":     func(e *record.Entry) { e.Terms = []record.Term{{Kind: "user"}} },
-		"empty key":      func(e *record.Entry) { e.Mutations = []record.Mutation{{}} },
-		"idle check":     func(e *record.Entry) { e.Mutations = []record.Mutation{{Key: "a", CheckOnly: true}} },
-		"delete and set": func(e *record.Entry) { e.Mutations = []record.Mutation{{Key: "a", Delete: true, Value: []byte("x")}} },
-		"unknown op":     func(e *record.Entry) { e.Mutations = []record.Mutation{{Key: "a", Pre: record.Precondition{Op: 9}}} },
+		"other envelope":   func(e *record.Entry) { e.Envelope = []byte(`{"v":1,"v":1,"type":"task"}`) },
+		"altered in place": func(e *record.Entry) { e.Envelope[0] = '[' },
+		"other payload":    func(e *record.Entry) { e.Payload = []byte(`"q"`) },
+		"other salt":       func(e *record.Entry) { e.Salt = make([]byte, 32) },
+		"short salt":       func(e *record.Entry) { e.Salt = e.Salt[:31] },
+		"no payload":       func(e *record.Entry) { e.Payload, e.Salt = nil, nil },
+		"other time":       func(e *record.Entry) { e.Time = e.Time.Add(time.Second) },
+		"empty term":       func(e *record.Entry) { e.Terms = []record.Term{{Kind: "user"}} },
+		"empty key":        func(e *record.Entry) { e.Mutations = []record.Mutation{{}} },
+		"idle check":       func(e *record.Entry) { e.Mutations = []record.Mutation{{Key: "a", CheckOnly: true}} },
+		"delete and set":   func(e *record.Entry) { e.Mutations = []record.Mutation{{Key: "a", Delete: true, Value: []byte("x")}} },
+		"unknown op":       func(e *record.Entry) { e.Mutations = []record.Mutation{{Key: "a", Pre: record.Precondition{Op: 9}}} },
 		"big value": func(e *record.Entry) {
 			e.Mutations = []record.Mutation{{Key: "a", Value: make([]byte, record.MaxValue+1)}}
 		},
