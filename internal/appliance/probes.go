@@ -10,7 +10,7 @@ import (
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
-// fewCAs is how many pre-signed CAs must be left before the appliance asks for a ceremony.
+// fewCAs is the number of pre-signed CAs left at which the appliance asks for a ceremony.
 const fewCAs = 2
 
 // probes are what readiness means.
@@ -60,17 +60,26 @@ func checkCAs(c *certifier) error {
 // checkStock warns in time for a ceremony.
 func checkStock(c *certifier, now time.Time) error {
 	for _, k := range []chain.Kind{chain.Agent, chain.Service} {
-		left := 0
+		var starts []time.Time
 		for _, i := range c.issuers(k) {
-			if from, _ := i.Validity(); from.After(now) {
-				left++
-			}
+			from, _ := i.Validity()
+			starts = append(starts, from)
 		}
-		if left < fewCAs {
+		if left := startAfter(starts, now); left <= fewCAs {
 			return fmt.Errorf("%d pre-signed %s CAs are left: plan a ceremony", left, k)
 		}
 	}
 	return nil
+}
+
+func startAfter(starts []time.Time, now time.Time) int {
+	n := 0
+	for _, from := range starts {
+		if from.After(now) {
+			n++
+		}
+	}
+	return n
 }
 
 func (a *Appliance) checkDevelopment(context.Context) error {

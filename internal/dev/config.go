@@ -46,9 +46,9 @@ func config(dir, addr string, d *devkit.Devices) (appliance.Config, error) {
 		},
 		Ceremony: ceremony.Config{
 			Root:     ceremony.RootConfig{CommonName: "Signet development root", ValidityDays: 3650},
-			AgentCAs: ceremony.SeriesConfig{Count: 3, ValidityDays: 365, OverlapDays: 30},
+			AgentCAs: ceremony.SeriesConfig{Count: 4, ValidityDays: 365, OverlapDays: 30},
 			ServiceCAs: ceremony.ServiceCAsConfig{
-				SeriesConfig: ceremony.SeriesConfig{Count: 3, ValidityDays: 365, OverlapDays: 60},
+				SeriesConfig: ceremony.SeriesConfig{Count: 4, ValidityDays: 365, OverlapDays: 60},
 				DNS:          []string{"localhost"}, IPs: []string{"127.0.0.0/8", "::1"},
 			},
 			Operator: ceremony.OperatorConfig{Name: "admin", ValidityDays: 365},
