@@ -129,6 +129,7 @@ type Input struct {
 	Revocation         Revocations              // nil = no feed
 	MaxStaleness       time.Duration            // of the feed; 0 = no limit, not evaluated
 	Require            []CheckName              // besides path, format, binding, attenuation, deadline and depth
+	Known              *Known                   // what Examine found about Chain[0]; nil or another certificate's = found anew
 }
 
 // Report is what Verify found.
@@ -179,14 +180,11 @@ func Verify(in Input) Report {
 	if len(in.Chain) > 0 {
 		e.leaf = in.Chain[0]
 	}
-	if e.leaf != nil {
-		// The check "path" judges the SAN; here it is only read.
-		e.id, _ = leafID(e.leaf)
-	}
+	found := e.settle()
 	report := Report{Checks: []Check{
-		e.path(), e.format(),
-		e.dependent(CheckBinding, e.binding), e.dependent(CheckPrincipal, e.principal), e.dependent(CheckAttenuation, e.attenuation),
-		e.dependent(CheckDeadline, e.deadline), e.dependent(CheckDepth, e.depth), e.dependent(CheckConfirmation, e.confirmation),
+		e.path(), found.format,
+		found.binding, e.dependent(CheckPrincipal, e.principal), found.attenuation,
+		e.dependent(CheckDeadline, e.deadline), found.depth, e.dependent(CheckConfirmation, e.confirmation),
 		e.logged(), e.dependent(CheckScope, e.scope), e.dependent(CheckRevocation, e.revocation), e.freshness(),
 	}}
 	report.Agent, report.Delegation = e.id, e.d

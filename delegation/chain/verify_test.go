@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -232,6 +233,24 @@ func TestPreparedTrust(t *testing.T) {
 	}
 }
 
+// What Examine remembers never changes an answer, and is no answer about another certificate.
+func TestKnown(t *testing.T) {
+	other := Examine(newWorld(t, 3, elliptic.P256()).leaf())
+	for _, c := range slices.Concat(pathCauses(), hopCauses(), confirmationCauses(), stateCauses()) {
+		in := c.input(t)
+		want := Verify(in)
+		if len(in.Chain) > 0 {
+			in.Known = Examine(in.Chain[0])
+		}
+		for name, known := range map[string]*Known{"its own": in.Known, "another's": other, "nothing": {}} {
+			in.Known = known
+			if got := Verify(in); got.Valid != want.Valid || !reflect.DeepEqual(got.Checks, want.Checks) || got.Agent != want.Agent {
+				t.Errorf("%s, %s: %+v, want %+v", c.label(), name, got, want)
+			}
+		}
+	}
+}
+
 // A presented CA with a key that Signet never certifies is not even tried.
 func TestForeignKeysAreNotTried(t *testing.T) {
 	w := newWorld(t, 2, elliptic.P256())
@@ -342,6 +361,22 @@ func TestEd25519Hop(t *testing.T) {
 	in.Keys[1] = must[[]byte](t)(x509.MarshalPKIXPublicKey(key.Public()))
 	if r := Verify(in); !r.Valid {
 		t.Errorf("%+v", r.Failed())
+	}
+}
+
+// BenchmarkVerifyKnown verifies the same once more: what a service does for each request but the first.
+func BenchmarkVerifyKnown(b *testing.B) {
+	w := newWorld(b, 4, elliptic.P384())
+	certs := []*x509.Certificate{w.leaf(), w.ca}
+	in := Input{
+		Chain: certs, Trust: must[*Trust](b)(NewTrust(testDomain, []*x509.Certificate{w.root}, []*x509.Certificate{w.ca})), Now: testNow,
+		RequiredScope: mustScope(b, "database:read:patients"), Revocation: feed{at: testNow}, MaxStaleness: time.Minute, Known: Examine(certs[0]),
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if r := Verify(in); !r.Valid {
+			b.Fatal(r.Failed())
+		}
 	}
 }
 
