@@ -39,6 +39,8 @@ const (
 	MaxChain            = 8               // certificates presented
 	MaxCSRBytes         = 16 << 10        // of a CSR, DER or PEM
 	MaxDelegationBytes  = 16 << 10        // of a compact JWS
+	MaxRekeyBytes       = 4 << 10         // of a re-key link, a compact JWS
+	MaxRekeys           = 1024            // re-key links of one hop
 	MaxGrantBytes       = 32 << 10        // of a grant document
 	MaxAgentTypes       = 32              // in a grant document
 	MaxTaskRunes        = 256             // in a grant document's description of the task

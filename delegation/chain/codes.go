@@ -117,6 +117,8 @@ const (
 	CodeConfirmationDepth    = "confirmation_depth"
 	CodeConfirmationParent   = "confirmation_parent" // par_hash
 	CodeConfirmationChildKey = "confirmation_child_key"
+	CodeRekeyInvalid         = "rekey_link_invalid" // signature, form, agent, task or log of a re-key link
+	CodeRekeyBroken          = "rekey_link_broken"  // the links do not lead from the key that was delegated to to the hop's
 	CodeGrantDocument        = "grant_document_invalid"
 	CodeGrantMismatch        = "grant_document_mismatch"
 )

@@ -25,8 +25,13 @@ func (e *evaluation) confirmation() Check {
 	doubts := []*doubt{refuted(e.misplaced())}
 	grant, grantDoubt := e.grantDocument()
 	doubts = append(doubts, grantDoubt)
+	e.said = make([]Status, len(e.d.Hops))
 	for i := 1; i < len(e.d.Hops); i++ {
-		doubts = append(doubts, e.confirm(i, grant))
+		d := e.confirm(i, grant)
+		if e.said[i] = Pass; d != nil {
+			e.said[i] = d.status
+		}
+		doubts = append(doubts, d)
 	}
 	doubts = slices.DeleteFunc(doubts, func(d *doubt) bool { return d == nil })
 	if len(doubts) == 0 {
@@ -48,11 +53,14 @@ func (e *evaluation) confirmation() Check {
 
 // misplaced refuses statements that no hop could have: they would otherwise be ignored in silence.
 func (e *evaluation) misplaced() *failure {
-	if len(e.in.Delegations) > len(e.d.Hops) || len(e.in.Keys) > len(e.d.Hops) {
-		return failed(CodeConfirmationExtra, "more delegations or keys than hops")
+	if len(e.in.Delegations) > len(e.d.Hops) || len(e.in.Keys) > len(e.d.Hops) || len(e.in.Links) > len(e.d.Hops) {
+		return failed(CodeConfirmationExtra, "more delegations, keys or re-keys than hops")
 	}
 	if len(e.in.Delegations) > 0 && e.in.Delegations[0] != "" {
 		return failed(CodeConfirmationExtra, "a delegation to the orchestrator, whose delegator is the user")
+	}
+	if len(e.in.Links) > 0 && len(e.in.Links[0]) > 0 {
+		return failed(CodeConfirmationExtra, "a re-key of the orchestrator, which is attested anew instead")
 	}
 	return nil
 }
@@ -124,14 +132,18 @@ func (e *evaluation) confirm(i int, grant *[32]byte) *doubt {
 	if f := e.compare(&claims, i, grant); f != nil {
 		return refuted(f)
 	}
-	if claims.EnrolHash != nil {
-		// The child proved the token to the appliance; who holds only the certificate cannot.
-		return nil
-	}
 	return e.childKey(&claims, i)
 }
 
+// childKey ties the key that the hop names to the one that its delegator signed, over the re-keys in between.
 func (e *evaluation) childKey(c *Claims, i int) *doubt {
+	if i < len(e.in.Links) && len(e.in.Links[i]) > 0 {
+		return e.relinked(c, i)
+	}
+	if c.EnrolHash != nil {
+		// The child proved the token to the appliance; who holds only the certificate cannot.
+		return nil
+	}
 	key, d := e.key(i)
 	if d != nil {
 		return d
@@ -141,6 +153,61 @@ func (e *evaluation) childKey(c *Claims, i int) *doubt {
 		return refuted(failed(CodeConfirmationChildKey, "hop %d has another key than its delegator signed", i))
 	}
 	return nil
+}
+
+// relinked follows the re-keys of hop i: each signed by the key before it, from the one delegated to, to the hop's.
+func (e *evaluation) relinked(c *Claims, i int) *doubt {
+	key, d := e.key(i)
+	if d != nil {
+		return d
+	}
+	last, err := Thumbprint(key)
+	if err != nil {
+		return refuted(failed(CodeDelegatorKey, "hop %d: %v", i, err))
+	}
+	links := e.in.Links[i]
+	if len(links) > MaxRekeys {
+		return refuted(failed(CodeRekeyBroken, "hop %d: more than %d re-keys", i, MaxRekeys))
+	}
+	at := c.KeyHash
+	for n := range links {
+		r, f := e.link(&links[n], i)
+		if f != nil {
+			return refuted(f)
+		}
+		// A token names no key: the first link's own is what the appliance saw redeem it.
+		if n == 0 && c.EnrolHash != nil {
+			at = r.OldKey
+		}
+		if r.OldKey != at {
+			return refuted(failed(CodeRekeyBroken, "hop %d: re-key %d is not by the key before it", i, n))
+		}
+		at = r.NewKey
+	}
+	if at != last {
+		return refuted(failed(CodeRekeyBroken, "hop %d: its re-keys lead to another key", i))
+	}
+	return nil
+}
+
+// link verifies one re-key of hop i.
+func (e *evaluation) link(l *Link, i int) (Rekey, *failure) {
+	key, err := ParseKey(l.Key)
+	if err != nil {
+		return Rekey{}, failed(CodeRekeyInvalid, "hop %d: %v", i, err)
+	}
+	r, err := VerifyRekey(l.JWS, key)
+	switch {
+	case err != nil:
+		return Rekey{}, failed(CodeRekeyInvalid, "hop %d: %v", i, err)
+	case r.Agent != e.d.Hops[i].ID:
+		return Rekey{}, failed(CodeRekeyInvalid, "hop %d: a re-key of another agent", i)
+	case r.TaskID != FormatUUID(e.d.TaskID):
+		return Rekey{}, failed(CodeRekeyInvalid, "hop %d: a re-key under another task", i)
+	case e.in.Origin != "" && r.Audience != e.in.Origin:
+		return Rekey{}, failed(CodeRekeyInvalid, "hop %d: a re-key for another log", i)
+	}
+	return r, nil
 }
 
 // key returns the key of hop i, if it was supplied and is the one that the certificate names.

@@ -61,6 +61,9 @@ var ErrGrantDocument = errors.New("invalid grant document")
 // ErrDelegation is wrapped by every refusal of a delegator's JWS.
 var ErrDelegation = errors.New("invalid delegation JWS")
 
+// ErrRekey is wrapped by every refusal of a re-key link.
+var ErrRekey = errors.New("invalid re-key link")
+
 // ErrKey is wrapped by every refusal of a public key: only P-256, P-384 and Ed25519 are taken.
 var ErrKey = errors.New("key is not P-256, P-384 or Ed25519")
 

@@ -59,31 +59,42 @@ type jwsConfirm struct {
 
 // SignDelegation returns the compact JWS. The signer's key decides the algorithm; its signature is verified before it is returned.
 func SignDelegation(signer crypto.Signer, c Claims) (string, error) {
-	alg, hash, err := algorithm(signer.Public())
-	if err != nil {
+	if err := CheckKey(signer.Public()); err != nil {
 		return "", err
 	}
 	if err := c.validate(); err != nil {
-		return "", fmt.Errorf("%w: %w", ErrDelegation, err)
-	}
-	header, err := json.Marshal(jwsHeader{Algorithm: string(alg), Type: DelegationType})
-	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrDelegation, err)
 	}
 	payload, err := c.encode()
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrDelegation, err)
 	}
+	compact, err := signCompact(signer, DelegationType, payload)
+	if err != nil {
+		return "", err
+	}
+	if _, err := VerifyDelegation(compact, signer.Public()); err != nil {
+		return "", fmt.Errorf("delegation: the signer's signature does not verify: %w", err)
+	}
+	return compact, nil
+}
+
+// signCompact makes a compact JWS of that typ. The caller verifies it before it lets it out.
+func signCompact(signer crypto.Signer, typ string, payload []byte) (string, error) {
+	alg, hash, err := algorithm(signer.Public())
+	if err != nil {
+		return "", err
+	}
+	header, err := json.Marshal(jwsHeader{Algorithm: string(alg), Type: typ})
+	if err != nil {
+		return "", fmt.Errorf("delegation: header: %w", err)
+	}
 	input := encodeBase64(header) + "." + encodeBase64(payload)
 	signature, err := signRaw(signer, hash, []byte(input))
 	if err != nil {
 		return "", fmt.Errorf("delegation: sign: %w", err)
 	}
-	compact := input + "." + encodeBase64(signature)
-	if _, err := VerifyDelegation(compact, signer.Public()); err != nil {
-		return "", fmt.Errorf("delegation: the signer's signature does not verify: %w", err)
-	}
-	return compact, nil
+	return input + "." + encodeBase64(signature), nil
 }
 
 // signRaw gives the signature in JWS form: for ECDSA r||s of fixed length (RFC 7518 §3.4), not DER.
@@ -130,29 +141,34 @@ func VerifyDelegation(compact string, key crypto.PublicKey) (Claims, error) {
 }
 
 func verifyDelegation(compact string, key crypto.PublicKey) (Claims, error) {
-	alg, _, err := algorithm(key)
-	if err != nil {
-		return Claims{}, err
-	}
-	if len(compact) > MaxDelegationBytes {
-		return Claims{}, fmt.Errorf("%d bytes; at most %d are allowed", len(compact), MaxDelegationBytes)
-	}
-	if err := checkHeader(compact); err != nil {
-		return Claims{}, err
-	}
-	jws, err := jose.ParseSignedCompact(compact, []jose.SignatureAlgorithm{alg})
-	if err != nil {
-		return Claims{}, err
-	}
-	payload, err := jws.Verify(key)
+	payload, err := verifyCompact(compact, DelegationType, MaxDelegationBytes, key)
 	if err != nil {
 		return Claims{}, err
 	}
 	return decodeClaims(payload)
 }
 
+// verifyCompact gives the payload of a compact JWS of that typ which verifies under key.
+func verifyCompact(compact, typ string, limit int, key crypto.PublicKey) ([]byte, error) {
+	alg, _, err := algorithm(key)
+	if err != nil {
+		return nil, err
+	}
+	if len(compact) > limit {
+		return nil, fmt.Errorf("%d bytes; at most %d are allowed", len(compact), limit)
+	}
+	if err := checkHeader(compact, typ); err != nil {
+		return nil, err
+	}
+	jws, err := jose.ParseSignedCompact(compact, []jose.SignatureAlgorithm{alg})
+	if err != nil {
+		return nil, err
+	}
+	return jws.Verify(key)
+}
+
 // checkHeader checks the three parts' spelling and the header's members, of which go-jose is laxer; it compares alg itself.
-func checkHeader(compact string) error {
+func checkHeader(compact, typ string) error {
 	if strings.Count(compact, ".") != 2 {
 		return fmt.Errorf("%d parts; 3 expected", strings.Count(compact, ".")+1)
 	}
@@ -170,8 +186,8 @@ func checkHeader(compact string) error {
 	if err := decodeObject(header, &h, []string{"alg", "typ"}, nil); err != nil {
 		return fmt.Errorf("header: %w", err)
 	}
-	if h.Type != DelegationType {
-		return fmt.Errorf("header: typ is not %s", DelegationType)
+	if h.Type != typ {
+		return fmt.Errorf("header: typ is not %s", typ)
 	}
 	return nil
 }
@@ -272,13 +288,15 @@ func (c *Claims) validate() error {
 	return c.validateTimes()
 }
 
-func (c *Claims) validateTimes() error {
-	for _, t := range [...]time.Time{c.IssuedAt, c.Expiry} {
+func (c *Claims) validateTimes() error { return validateTimes(c.IssuedAt, c.Expiry) }
+
+func validateTimes(issued, expiry time.Time) error {
+	for _, t := range [...]time.Time{issued, expiry} {
 		if t.Nanosecond() != 0 || t.Unix() <= 0 || t.UTC().Year() > 9999 {
 			return fmt.Errorf("iat and exp are whole seconds after 1970 and before 10000")
 		}
 	}
-	if !c.Expiry.After(c.IssuedAt) {
+	if !expiry.After(issued) {
 		return fmt.Errorf("exp is not after iat")
 	}
 	return nil

@@ -124,6 +124,7 @@ type Input struct {
 	Origin             string                   // of the log: if set, every delegation's aud
 	Delegations        []string                 // compact JWSs by hop, "" = absent; [0] is always ""
 	Keys               [][]byte                 // SubjectPublicKeyInfo by hop, nil = absent; the leaf's own need not be given
+	Links              [][]Link                 // re-keys by hop, oldest first: from the key that was delegated to to the hop's
 	GrantDocument      []byte                   // canonical JSON; nil = absent
 	Logged             func(tbs [32]byte) error // says whether a receipt covers the certificate; nil = no receipt
 	Revocation         Revocations              // nil = no feed
@@ -139,6 +140,8 @@ type Report struct {
 	UnknownRequired []CheckName `json:"unknown_required,omitempty"` // required names that are none of the twelve; the report is invalid
 	Agent           ID          `json:"agent"`                      // the leaf's ID, also if the report is invalid; zero if there is none
 	Delegation      *Delegation `json:"-"`                          // nil unless format passed
+	// Confirmed tells, by hop, whether its delegator's statement verified by itself; [0], whose delegator is the user, is not evaluated.
+	Confirmed []Status `json:"-"`
 }
 
 // Failed returns the checks that make the report invalid: those that failed and those that are required and were not evaluated.
@@ -171,6 +174,7 @@ type evaluation struct {
 	id   ID                // of the leaf
 	ids  []ID              // of the hops
 	d    *Delegation       // nil if format failed
+	said []Status          // of each hop's confirmation
 }
 
 // Verify evaluates all twelve checks, each by itself. What depends on the extension is not evaluated if format failed. A
@@ -187,7 +191,7 @@ func Verify(in Input) Report {
 		e.dependent(CheckDeadline, e.deadline), found.depth, e.dependent(CheckConfirmation, e.confirmation),
 		e.logged(), e.dependent(CheckScope, e.scope), e.dependent(CheckRevocation, e.revocation), e.freshness(),
 	}}
-	report.Agent, report.Delegation = e.id, e.d
+	report.Agent, report.Delegation, report.Confirmed = e.id, e.d, e.said
 	for i := range report.Checks {
 		c := &report.Checks[i]
 		c.Required = alwaysRequired(c.Name) || slices.Contains(in.Require, c.Name)
