@@ -11,15 +11,9 @@ import (
 )
 
 func (s *Server) verify(_ *call, q *v1.VerifyRequest) (v1.VerifyReport, error) {
-	certs, err := parseChain("certificate_chain", q.CertificateChain)
+	req, err := verifyRequest(q)
 	if err != nil {
 		return v1.VerifyReport{}, err
-	}
-	req := delegation.VerifyRequest{Chain: certs, At: q.At}
-	if q.RequiredScope != nil {
-		if req.RequiredScope, err = parseScope("required_scope", q.RequiredScope); err != nil {
-			return v1.VerifyReport{}, err
-		}
 	}
 	r, err := s.cfg.Domain.Verify(req)
 	if err != nil {

@@ -186,11 +186,18 @@ type Decision struct {
 	Position *Position // nil: not recorded, hence denied
 }
 
-// VerifyRequest asks which checks a chain passes, without a decision.
+// VerifyRequest asks which checks a chain passes, without a decision. Its members are those of chain.Input.
 type VerifyRequest struct {
 	Chain         []*x509.Certificate
 	RequiredScope []chain.Token
-	At            time.Time // zero: now
+	At            time.Time   // zero: now
+	Principal     *chain.User // nil: any
+	Orchestrator  string      // SPIFFE ID; "": any
+	Delegations   []string
+	Keys          [][]byte
+	GrantDocument []byte
+	MaxStaleness  time.Duration     // zero: a minute, unless At is given
+	Require       []chain.CheckName // besides those that always must pass, and revocation
 }
 
 // Revocation is one revoked thing.

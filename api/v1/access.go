@@ -2,11 +2,19 @@ package v1
 
 import "time"
 
-// VerifyRequest asks which checks a certificate chain passes. Nothing is decided, and nothing is recorded.
+// VerifyRequest asks which checks a certificate chain passes. Nothing is decided, and nothing is recorded. What the caller
+// names must pass.
 type VerifyRequest struct {
-	CertificateChain []string  `json:"certificate_chain"` // PEM, leaf first
-	RequiredScope    []string  `json:"required_scope,omitempty"`
-	At               time.Time `json:"at,omitzero"` // now by default
+	CertificateChain     []string  `json:"certificate_chain"` // PEM, leaf first
+	RequiredScope        []string  `json:"required_scope,omitempty"`
+	At                   time.Time `json:"at,omitzero"`                     // now by default
+	ExpectedUser         *User     `json:"expected_user,omitempty"`         // whom the agent must act for
+	ExpectedOrchestrator string    `json:"expected_orchestrator,omitempty"` // who must have spawned it; SPIFFE ID
+	Delegations          []string  `json:"delegations,omitempty"`           // delegators' compact JWSs by hop, "" where there is none, as for hop 0
+	Keys                 [][]byte  `json:"keys,omitempty"`                  // SubjectPublicKeyInfo by hop, base64, "" where it is unknown; needed with delegations
+	Grant                string    `json:"grant,omitempty"`                 // base64url of the canonical grant document
+	MaxStaleness         int64     `json:"max_staleness,omitempty"`         // seconds between what is known of revocations, which is now, and at
+	Require              []string  `json:"require,omitempty"`               // checks that must pass besides; logged is looked for in the appliance's own log
 }
 
 // VerifyReport has all checks, each by itself.
