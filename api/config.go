@@ -140,6 +140,8 @@ type Trust struct {
 	Roots       []*x509.Certificate
 	Issuing     []*x509.Certificate
 	Sequence    uint64 // raised whenever Roots change
+	// JWT are the certificates, by a root, of the keys that sign statements for relying services.
+	JWT []*x509.Certificate
 	// CRL gives the DER of an issuing CA's list; ErrNotFound for an unknown name.
 	CRL func(name string) ([]byte, error)
 }
@@ -203,6 +205,9 @@ func (c *Config) check() error {
 	}
 	if c.Trust.CRL == nil || len(c.Trust.Roots) == 0 || c.Trust.TrustDomain == "" {
 		return errors.New("api: trust domain, roots and CRLs are required")
+	}
+	if len(c.Trust.JWT) == 0 {
+		return errors.New("api: the certificate of the JWT key is required")
 	}
 	u, err := url.Parse(c.PublicURL)
 	if err != nil || u.Scheme != "https" || u.Host == "" || strings.HasSuffix(c.PublicURL, "/") || u.RawQuery != "" {

@@ -42,6 +42,7 @@ var expected = map[string]string{
 	"consentAnswer":           "oooooooo",
 	"consentCallback":         "oooooooo",
 	"readTrustBundle":         "oooooooo",
+	"readKeys":                "oooooooo",
 	"readCRL":                 "oooooooo",
 	"live":                    "oooooooo",
 	"ready":                   "oooooooo",

@@ -15,13 +15,14 @@ import (
 	"strings"
 
 	v1 "github.com/signet-pki/signet/api/v1"
+	"github.com/signet-pki/signet/delegation/chain"
 )
 
 // refreshHint is how often a relying party looks for new roots, in seconds.
 const refreshHint = 3600
 
-// bundles are the trust bundle's forms, made once.
-type bundles struct{ jwks, roots, issuing []byte }
+// bundles are the trust bundle's forms and the key set, made once.
+type bundles struct{ jwks, roots, issuing, keys []byte }
 
 func newBundles(t Trust) (bundles, error) {
 	doc := v1.Bundle{Sequence: max(t.Sequence, 1), RefreshHint: refreshHint}
@@ -36,7 +37,34 @@ func newBundles(t Trust) (bundles, error) {
 	if err != nil {
 		return bundles{}, fmt.Errorf("api: trust bundle: %w", err)
 	}
-	return bundles{jwks: raw, roots: pemFile(t.Roots), issuing: pemFile(t.Issuing)}, nil
+	keys, err := keySet(t.JWT)
+	return bundles{jwks: raw, roots: pemFile(t.Roots), issuing: pemFile(t.Issuing), keys: keys}, err
+}
+
+// keySet shows the keys of statements with the certificates that tie them to a root.
+func keySet(certs []*x509.Certificate) ([]byte, error) {
+	doc := v1.KeySet{}
+	for _, c := range certs {
+		k, err := jwk(c)
+		if err != nil {
+			return nil, err
+		}
+		kid, err := chain.KeyID(c.PublicKey)
+		if err != nil {
+			return nil, fmt.Errorf("api: jwks: %w", err)
+		}
+		k.Use, k.Kid, k.Alg = "sig", kid, "ES256"
+		doc.Keys = append(doc.Keys, k)
+	}
+	raw, err := json.Marshal(doc)
+	if err != nil {
+		return nil, fmt.Errorf("api: jwks: %w", err)
+	}
+	return raw, nil
+}
+
+func (s *Server) keys(c *call) (reply, error) {
+	return reply{status: http.StatusOK, raw: s.bundle.keys, media: c.route.produces, cache: "public, max-age=300"}, nil
 }
 
 func pemFile(certs []*x509.Certificate) []byte {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"crypto"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/audit/record"
@@ -292,6 +295,19 @@ func TestTheTrustBundle(t *testing.T) {
 	x, err := base64.RawURLEncoding.DecodeString(b.Keys[0].X)
 	if err != nil || len(x) != 32 {
 		t.Errorf("x is %d bytes: %v", len(x), err)
+	}
+	keys := decodeAs[v1.KeySet](w, w.do(anyone, "GET", "/v1/jwks", nil), 200)
+	if len(keys.Keys) != 1 || keys.Keys[0].Use != "sig" || keys.Keys[0].Alg != "ES256" || len(keys.Keys[0].X5C) != 1 ||
+		keys.Keys[0].X5C[0] != base64.StdEncoding.EncodeToString(w.trust.JWT[0].Raw) {
+		t.Errorf("jwks: %+v", keys)
+	}
+	// Another implementation of RFC 7517 and RFC 7638 reads the same key, and finds its certificate and its id.
+	var other jose.JSONWebKeySet
+	must(t, json.Unmarshal(w.do(anyone, "GET", "/v1/jwks", nil).body, &other))
+	if found := other.Key(keys.Keys[0].Kid); len(found) != 1 || !found[0].Valid() || !found[0].Certificates[0].Equal(w.trust.JWT[0]) {
+		t.Errorf("read by go-jose: %+v", found)
+	} else if sum, err := found[0].Thumbprint(crypto.SHA256); err != nil || base64.RawURLEncoding.EncodeToString(sum) != keys.Keys[0].Kid {
+		t.Errorf("kid %s is not the thumbprint", keys.Keys[0].Kid)
 	}
 	if a := w.do(anyone, "GET", "/v1/trust-bundle?format=pem", nil); string(a.body) != string(pemFile(w.trust.Roots)) {
 		t.Errorf("pem: %s", a.body)

@@ -110,6 +110,9 @@ func publicRoutes() []route {
 			"The roots as a SPIFFE bundle, or as PEM", (*Server).trustBundle).
 			query(param{"format", "jwks (default), pem (roots), issuing-pem (issuing CAs)"}).
 			with(func(r *route) { r.response = reflect.TypeFor[v1.Bundle]() }),
+		bytesOf("readKeys", http.MethodGet, "/v1/jwks", anyone, mediaJSON,
+			"The keys that events and access tokens are signed with, as a JWK set; x5c leads to a root", (*Server).keys).
+			with(func(r *route) { r.response = reflect.TypeFor[v1.KeySet]() }),
 		bytesOf("readCRL", http.MethodGet, "/crl/{name}.crl", anyone, "application/pkix-crl",
 			"An issuing CA's revocation list, DER", (*Server).crl).with(func(r *route) { r.pattern = "/crl/:file" }),
 		give("live", http.MethodGet, "/livez", anyone, "The process answers", (*Server).live).with(free),

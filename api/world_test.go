@@ -111,7 +111,7 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 	limits := delegation.DefaultLimits()
 	limits.MalformedBurst = 10_000
 	w.domain, err = delegation.New(t.Context(), delegation.Config{
-		Origin: testDomain + "/log", Trust: trust, Log: w.log, Certifier: c, Policy: permit{},
+		Origin: testDomain + "/log", Trust: trust, Log: w.log, Certifier: c, Statements: statements{keys["jwt"]}, Policy: permit{},
 		Resources: resources{"database/patients/read": "database:read:patients", "database/billing/read": "database:read:billing"},
 		Ready:     func() error { return w.ready },
 		Provider:  func(context.Context) error { return w.idp },
@@ -119,7 +119,7 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 		Issuer:    issuerURL, ClientID: "consent", Limits: limits, Now: time.Now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
-	w.trust = Trust{TrustDomain: testDomain, Roots: []*x509.Certificate{root}, Issuing: issuing, CRL: func(name string) ([]byte, error) {
+	w.trust = Trust{TrustDomain: testDomain, Roots: []*x509.Certificate{root}, Issuing: issuing, JWT: []*x509.Certificate{result.JWT.Leaf}, CRL: func(name string) ([]byte, error) {
 		if name != "service-1" {
 			return nil, ErrNotFound
 		}

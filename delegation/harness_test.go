@@ -241,16 +241,17 @@ func (r table) Required(typ, id, action string) ([]chain.Token, bool) {
 
 // rig is a Service with everything around it.
 type rig struct {
-	t         *testing.T
-	s         *delegation.Service
-	log       *memoryLog
-	certifier *certifier
-	rules     *rules
-	ready     error
-	provider  error
-	clock     time.Time
-	operator  delegation.Caller
-	roots     *chain.Trust
+	t          *testing.T
+	s          *delegation.Service
+	log        *memoryLog
+	certifier  *certifier
+	statements *statements
+	rules      *rules
+	ready      error
+	provider   error
+	clock      time.Time
+	operator   delegation.Caller
+	roots      *chain.Trust
 }
 
 func (r *rig) now() time.Time { return r.clock }
@@ -267,6 +268,7 @@ func newRig(t *testing.T) *rig {
 	operatorKey := newKey(t)
 	keys := softKeys{}
 	result := r.ceremony(keys, operatorKey)
+	r.statements = &statements{key: keys["jwt"]}
 	r.certifier = &certifier{now: r.now}
 	r.certifier.agents = r.issuer(result.AgentCAs[0], keys, result.Root.Leaf, lint.Agent)
 	r.certifier.services = r.issuer(result.ServiceCAs[0], keys, result.Root.Leaf, lint.Service)
@@ -293,7 +295,7 @@ func (r *rig) start(log delegation.Log) {
 	r.t.Helper()
 	var err error
 	r.s, err = delegation.New(r.t.Context(), delegation.Config{
-		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Certifier: r.certifier, Policy: r.rules,
+		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Certifier: r.certifier, Statements: r.statements, Policy: r.rules,
 		Resources: table{"database/patients/read": "database:read:patients", "database/billing/read": "database:read:billing"},
 		Ready:     func() error { return r.ready },
 		Provider:  func(context.Context) error { return r.provider },

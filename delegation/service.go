@@ -60,6 +60,12 @@ type Certifier interface {
 	Limit(kind chain.Kind) time.Time // no certificate of that kind lives longer
 }
 
+// Statements signs what relying services verify with the keys of GET /v1/jwks: events and access tokens. Sign gives the
+// compact JWS over claims, a JSON object, with the header's typ; its signature is verified before it is released.
+type Statements interface {
+	Sign(ctx context.Context, typ string, claims any) (string, error)
+}
+
 // Policy is the policy engine; it always answers, and its zero answer denies.
 type Policy interface {
 	Decide(ctx context.Context, in policy.Input) policy.Decision
@@ -76,8 +82,10 @@ type Config struct {
 	Trust     *chain.Trust
 	Log       Log
 	Certifier Certifier
-	Policy    Policy
-	Resources Resources
+	// Statements is the JWT key.
+	Statements Statements
+	Policy     Policy
+	Resources  Resources
 	// Ready refuses to issue and to decide while it returns an error: a device is gone or the last seal is too old.
 	Ready func() error
 	// Pseudonym gives the keyed hash that stands for a user in envelopes and indexes.
@@ -151,8 +159,8 @@ func (c Config) check() error {
 	if c.Origin == "" || c.Trust == nil {
 		return errors.New("delegation: origin and trust bundle are required")
 	}
-	if c.Log == nil || c.Certifier == nil || c.Policy == nil || c.Resources == nil {
-		return errors.New("delegation: log, certifier, policy and resources are required")
+	if c.Log == nil || c.Certifier == nil || c.Statements == nil || c.Policy == nil || c.Resources == nil {
+		return errors.New("delegation: log, certifier, statements, policy and resources are required")
 	}
 	if c.Ready == nil || c.Provider == nil || c.Pseudonym == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
 		return errors.New("delegation: ready, provider, pseudonym, clock, randomness and logger are required")

@@ -36,16 +36,23 @@ type Bundle struct {
 	RefreshHint int64  `json:"spiffe_refresh_hint"` // seconds
 }
 
-// Key is one root.
+// KeySet is the keys that statements for relying services are signed with, as a JWK set (RFC 7517 §5).
+type KeySet struct {
+	Keys []Key `json:"keys"`
+}
+
+// Key is one root, or one key of a KeySet.
 type Key struct {
-	Use string   `json:"use"` // x509-svid
+	Use string   `json:"use"`           // x509-svid for a root, sig for a KeySet's
+	Kid string   `json:"kid,omitempty"` // of a KeySet's: the RFC 7638 thumbprint
+	Alg string   `json:"alg,omitempty"` // likewise
 	Kty string   `json:"kty"`
 	Crv string   `json:"crv,omitempty"`
 	X   string   `json:"x,omitempty"`
 	Y   string   `json:"y,omitempty"`
 	N   string   `json:"n,omitempty"`
 	E   string   `json:"e,omitempty"`
-	X5C []string `json:"x5c"` // standard base64 of the DER
+	X5C []string `json:"x5c"` // standard base64 of the DER: the root, or the chain up to and without it
 }
 
 // Live says that the process answers.

@@ -72,6 +72,9 @@ func parsePins(envelope []byte) (*pins, error) {
 	field("origin", checkpoint.CheckOrigin(body.Origin))
 	field("root", decode(body.Root, func(der []byte) (err error) { p.root, err = x509.ParseCertificate(der); return }))
 	field("audit_key", decode(body.AuditKey, func(der []byte) (err error) { p.audit, err = parseSPKI(der); return }))
+	if body.JWTKey != "" {
+		field("jwt_key", decode(body.JWTKey, func(der []byte) error { _, err := parseSPKI(der); return err }))
+	}
 	field("ak_public", decode(body.AKPublic, func(raw []byte) (err error) { p.ak, err = quote.ParseAK(raw); return }))
 	field("nv_public", decode(body.NVPublic, func(raw []byte) (err error) { p.counter, err = quote.ParseCounter(raw); return }))
 	p.akName, err = parseName(body.AKName)

@@ -12,8 +12,9 @@ type Ceremony struct {
 	Previous      string   `json:"previous,omitempty"` // origin that this log continues after a restore
 	TrustDomain   string   `json:"trust_domain"`
 	Root          string   `json:"root"`
-	AuditKey      string   `json:"audit_key"` // SPKI
-	AKPublic      string   `json:"ak_public"` // TPMT_PUBLIC
+	AuditKey      string   `json:"audit_key"`         // SPKI
+	JWTKey        string   `json:"jwt_key,omitempty"` // SPKI; absent in logs that began before there was one
+	AKPublic      string   `json:"ak_public"`         // TPMT_PUBLIC
 	AKName        string   `json:"ak_name"`
 	NVPublic      string   `json:"nv_public"` // TPMS_NV_PUBLIC
 	NVName        string   `json:"nv_name"`

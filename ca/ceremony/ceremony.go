@@ -1,5 +1,6 @@
 // Package ceremony makes the certificates that an appliance starts with: the root, agent and service CAs signed ahead
-// with staggered validity, and the certificates of the audit key, of the TPM's attestation key and of the first operator.
+// with staggered validity, and the certificates of the audit key, of the key that signs statements for relying services, of
+// the TPM's attestation key and of the first operator.
 //
 // [ParsePlan] turns a configuration into a checked [Plan]; [Run] generates keys by way of the caller's [Keys] and
 // certifies them, in memory; [Result.Write] puts the certificates into files and replaces none. Every certificate is
@@ -25,16 +26,18 @@ import (
 // Role is what a key is made for.
 type Role string
 
-// The roles of generated keys. The root wants P-384 or P-256, the CAs P-256, the audit key P-256, P-384 or Ed25519.
+// The roles of generated keys. The root wants P-384 or P-256, the CAs and the JWT key P-256, the audit key P-256, P-384
+// or Ed25519.
 const (
 	RoleRoot      Role = "root"
 	RoleAgentCA   Role = "agent_ca"
 	RoleServiceCA Role = "service_ca"
 	RoleAudit     Role = "audit"
+	RoleJWT       Role = "jwt" // signs what relying services read: events and access tokens
 )
 
 // Keys makes keys inside devices. Generate creates a new key under a label that is unique in the ceremony ("root",
-// "agent-ca-1", "audit") and returns it with the URI by which the appliance finds it again. A label that exists
+// "agent-ca-1", "audit", "jwt") and returns it with the URI by which the appliance finds it again. A label that exists
 // already is an error, never a reused key.
 type Keys interface {
 	Generate(ctx context.Context, role Role, label string) (crypto.Signer, string, error)
@@ -97,6 +100,9 @@ func (r *run) all(ctx context.Context, ak crypto.PublicKey) error {
 	if err := r.makeAudit(ctx); err != nil {
 		return err
 	}
+	if err := r.makeJWT(ctx); err != nil {
+		return err
+	}
 	if err := r.makeAttestation(ak); err != nil {
 		return err
 	}
@@ -150,6 +156,18 @@ func (r *run) makeAudit(ctx context.Context) error {
 	template := keyTemplate(r.plan.origin, r.start, r.root.made.Leaf.NotAfter, lint.DocumentSigning())
 	r.result.Audit, err = r.certify(
 		request{name: "audit", kind: lint.AuditKey, template: template, key: signer.Public(), uri: uri}, r.root)
+	return err
+}
+
+// makeJWT certifies the key of statements. Its purpose keeps it apart from the audit key, which the same root certifies.
+func (r *run) makeJWT(ctx context.Context) error {
+	signer, uri, err := r.generate(ctx, RoleJWT, "jwt")
+	if err != nil {
+		return err
+	}
+	template := keyTemplate(r.plan.trustDomain, r.start, r.root.made.Leaf.NotAfter, lint.JWTSigning())
+	r.result.JWT, err = r.certify(
+		request{name: "jwt", kind: lint.JWTKey, template: template, key: signer.Public(), uri: uri}, r.root)
 	return err
 }
 

@@ -105,7 +105,7 @@ func TestCeremonyMakesEverything(t *testing.T) {
 	for _, curve := range []elliptic.Curve{elliptic.P384(), elliptic.P256()} {
 		keys := &softKeys{rootCurve: curve}
 		r := hold(t, config(t), keys)
-		want := []string{"root", "agent-ca-1", "agent-ca-2", "agent-ca-3", "service-ca-1", "service-ca-2", "audit"}
+		want := []string{"root", "agent-ca-1", "agent-ca-2", "agent-ca-3", "service-ca-1", "service-ca-2", "audit", "jwt"}
 		if !slices.Equal(keys.made, want) {
 			t.Errorf("keys made: %v", keys.made)
 		}
@@ -118,8 +118,11 @@ func TestCeremonyMakesEverything(t *testing.T) {
 		if r.Audit.Leaf.Subject.CommonName != "hospital.example/signet-1" {
 			t.Errorf("audit: %v", r.Audit.Leaf.Subject)
 		}
-		// 7 keys and 9 certificates.
-		if len(r.Transcript) != 16 {
+		if r.JWT.Leaf.Subject.CommonName != "hospital.example" || r.JWT.KeyURI != "soft:jwt" {
+			t.Errorf("jwt: %v %s", r.JWT.Leaf.Subject, r.JWT.KeyURI)
+		}
+		// 8 keys and 10 certificates.
+		if len(r.Transcript) != 18 {
 			t.Errorf("transcript of %d steps", len(r.Transcript))
 		}
 		for _, s := range r.Transcript {
@@ -311,7 +314,7 @@ func TestConfigIsYAML(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan := mustPlan(t, cfg)
-	if plan.TrustDomain() != "hospital.example" || plan.Origin() != "hospital.example/signet-1" || len(plan.Outputs()) != 13 {
+	if plan.TrustDomain() != "hospital.example" || plan.Origin() != "hospital.example/signet-1" || len(plan.Outputs()) != 14 {
 		t.Errorf("plan: %v", plan.Outputs())
 	}
 	if err := yaml.UnmarshalWithOptions([]byte(text+"extra: 1\n"), &cfg, yaml.Strict()); err == nil {

@@ -30,6 +30,7 @@ type Result struct {
 	AgentCAs       []Certificate // in the order of their use
 	ServiceCAs     []Certificate // likewise
 	Audit          Certificate
+	JWT            Certificate
 	AttestationKey Certificate
 	Operator       Certificate
 	Transcript     []Step
@@ -67,7 +68,7 @@ const (
 
 // Outputs are the names of the files that Write will make.
 func (p Plan) Outputs() []string {
-	names := []string{"root.pem", "audit.pem", "ak-cert.pem", "operator.pem", transcriptFile}
+	names := []string{"root.pem", "audit.pem", "jwt.pem", "ak-cert.pem", "operator.pem", transcriptFile}
 	for _, s := range []series{p.agents, p.services} {
 		for n := range s.count {
 			names = append(names, s.name+"-"+strconv.Itoa(n+1)+".pem")
@@ -80,7 +81,7 @@ func (p Plan) Outputs() []string {
 func (p Plan) CheckOutputs(dir string) error { return checkAbsent(dir, p.Outputs()) }
 
 // Write puts each certificate as PEM into dir, which exists: root.pem, agent-ca-<n>.pem, service-ca-<n>.pem, audit.pem,
-// ak-cert.pem, operator.pem (with its issuing CA, ready for TLS) and transcript.json. If any of them exists it is
+// jwt.pem, ak-cert.pem, operator.pem (with its issuing CA, ready for TLS) and transcript.json. If any of them exists it is
 // [ErrExists] and nothing is written; none is ever replaced. After nil all are durable. After another error some may
 // have been written.
 func (r Result) Write(dir string) error {
@@ -113,7 +114,7 @@ func (r Result) files() ([]file, error) {
 		return nil, errors.New("ceremony: write: the result is empty")
 	}
 	var files []file
-	for _, c := range slices.Concat([]Certificate{r.Root}, r.AgentCAs, r.ServiceCAs, []Certificate{r.Audit, r.AttestationKey}) {
+	for _, c := range slices.Concat([]Certificate{r.Root}, r.AgentCAs, r.ServiceCAs, []Certificate{r.Audit, r.JWT, r.AttestationKey}) {
 		files = append(files, file{name: c.Name + ".pem", data: encodePEM(c)})
 	}
 	files = append(files, file{name: r.Operator.Name + ".pem", data: encodePEM(r.Operator, r.ServiceCAs[0])})

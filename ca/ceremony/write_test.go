@@ -74,6 +74,7 @@ func TestWriteMakesTheNamedFiles(t *testing.T) {
 		{"agent-ca-3.pem"},
 		{"service-ca-2.pem"},
 		{"audit.pem"},
+		{"jwt.pem"},
 		{"ak-cert.pem"},
 		{"-untrusted", "service-ca-1.pem", "operator.pem"},
 	} {

@@ -110,6 +110,7 @@ func brokenLeaves() []broken {
 		{rule: "leaf_key_usage", name: "absent", kind: lint.AuditKey, template: func(c tc) { c.KeyUsage = 0 }},
 		{rule: "leaf_ext_key_usage", kind: lint.Agent, template: func(c tc) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }},
 		{rule: "leaf_ext_key_usage", name: "audit", kind: lint.AuditKey, template: func(c tc) { c.UnknownExtKeyUsage = nil }},
+		{rule: "leaf_ext_key_usage", name: "jwt", kind: lint.JWTKey, template: func(c tc) { c.UnknownExtKeyUsage[0] = lint.DocumentSigning() }},
 		{rule: "leaf_ext_key_usage", name: "attestation", kind: lint.AttestationKey, template: func(c tc) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }},
 		{rule: "leaf_san", name: "none", kind: lint.Agent, template: func(c tc) { c.URIs = nil }},
 		{rule: "leaf_san", name: "DNS on an agent", kind: lint.Agent, template: func(c tc) { c.DNSNames = []string{"a.example"} }},

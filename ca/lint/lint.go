@@ -1,5 +1,5 @@
 // Package lint holds the rules that a certificate of a Signet deployment must satisfy, one per file: the profiles of
-// agents and services, of the CAs that sign them, and of the audit and attestation keys.
+// agents and services, of the CAs that sign them, and of the audit, attestation and JWT keys.
 //
 // It reads parsed certificates and reports [Finding]s; it builds, signs and verifies nothing, and does not look at the
 // clock: that a path verifies now is the business of crypto/x509. A certificate with any finding is not issued. A
@@ -23,11 +23,12 @@ const (
 	KindUnknown    Kind = iota
 	Agent               // minutes, with the delegation extension
 	Service             // orchestrators, services, operators, the appliance's listener
-	Root                // signs CAs, the audit key and the attestation key
+	Root                // signs CAs, the audit key, the attestation key and the JWT key
 	AgentCA             // signs agents only
 	ServiceCA           // signs services only
 	AuditKey            // signs checkpoints
 	AttestationKey      // the TPM's restricted key, signs quotes
+	JWTKey              // signs what relying services read: events and access tokens
 )
 
 // String is the kind in words, for messages.
@@ -47,6 +48,8 @@ func (k Kind) String() string {
 		return "audit key"
 	case AttestationKey:
 		return "attestation key"
+	case JWTKey:
+		return "JWT key"
 	case KindUnknown:
 	}
 	return "unknown"
@@ -95,7 +98,7 @@ func rules() []rule {
 	}
 }
 
-func leafKinds() []Kind { return []Kind{Agent, Service, AuditKey, AttestationKey} }
+func leafKinds() []Kind { return []Kind{Agent, Service, AuditKey, AttestationKey, JWTKey} }
 
 func caKinds() []Kind { return []Kind{Root, AgentCA, ServiceCA} }
 

@@ -43,10 +43,10 @@ func newBench(t *testing.T) *bench {
 	b := &bench{t: t, keys: map[lint.Kind]*ecdsa.PrivateKey{}, issuers: map[lint.Kind]*x509.Certificate{}}
 	b.issuerOf = map[lint.Kind]lint.Kind{
 		lint.Agent: lint.AgentCA, lint.Service: lint.ServiceCA, lint.AgentCA: lint.Root, lint.ServiceCA: lint.Root,
-		lint.AuditKey: lint.Root, lint.AttestationKey: lint.Root,
+		lint.AuditKey: lint.Root, lint.AttestationKey: lint.Root, lint.JWTKey: lint.Root,
 	}
 	for _, kind := range []lint.Kind{
-		lint.Root, lint.AgentCA, lint.ServiceCA, lint.Agent, lint.Service, lint.AuditKey, lint.AttestationKey,
+		lint.Root, lint.AgentCA, lint.ServiceCA, lint.Agent, lint.Service, lint.AuditKey, lint.AttestationKey, lint.JWTKey,
 	} {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
@@ -141,6 +141,8 @@ func (b *bench) template(kind lint.Kind) *x509.Certificate {
 	case lint.AttestationKey:
 		c.Subject.CommonName = "attestation key"
 		c.UnknownExtKeyUsage = []asn1.ObjectIdentifier{lint.AttestationPurpose()}
+	case lint.JWTKey:
+		c.Subject.CommonName, c.UnknownExtKeyUsage = "hospital.example", []asn1.ObjectIdentifier{lint.JWTSigning()}
 	case lint.KindUnknown:
 	}
 	return c

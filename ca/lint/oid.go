@@ -11,6 +11,11 @@ func DocumentSigning() asn1.ObjectIdentifier {
 	return asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 36}
 }
 
+// JWTSigning is the purpose of the JWT key, id-kp-jwt (RFC 9509 §3.1): it keeps it apart from the audit key.
+func JWTSigning() asn1.ObjectIdentifier {
+	return asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 37}
+}
+
 // AttestationPurpose is the purpose of the attestation key (TCG, tcg-kp-AIKCertificate).
 func AttestationPurpose() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 23, 133, 8, 3} }
 

@@ -42,7 +42,7 @@ func rulePublicKey() rule {
 				if form != "P-256" && form != "P-384" {
 					return "the key is not P-256 or P-384"
 				}
-			case AttestationKey:
+			case AttestationKey, JWTKey:
 				if form != "P-256" {
 					return "the key is not P-256"
 				}

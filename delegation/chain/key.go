@@ -63,6 +63,15 @@ func Thumbprint(key crypto.PublicKey) ([32]byte, error) {
 	return [32]byte(sum), nil
 }
 
+// KeyID is the kid of a key of statements: its Thumbprint in base64url.
+func KeyID(key crypto.PublicKey) (string, error) {
+	sum, err := Thumbprint(key)
+	if err != nil {
+		return "", err
+	}
+	return encodeBase64(sum[:]), nil
+}
+
 func marshalKey(key crypto.PublicKey) ([]byte, error) {
 	if err := CheckKey(key); err != nil {
 		return nil, err

@@ -99,18 +99,22 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 	if err != nil {
 		return fmt.Errorf("policy: %w", err)
 	}
+	statements, err := a.cfg.newStatements(ctx, t, a.devices.issuing)
+	if err != nil {
+		return err
+	}
 	a.monitor = newMonitor(a.logger, a.probes(certifier, o.Now)...)
 	if a.provider, err = a.cfg.newProvider(o.Now); err != nil {
 		return err
 	}
-	if a.domain, err = a.newDomain(ctx, t, certifier, engine, indexKey, o.Now); err != nil {
+	if a.domain, err = a.newDomain(ctx, t, certifier, statements, engine, indexKey, o.Now); err != nil {
 		return err
 	}
 	a.listener = &listener{domain: a.domain, names: a.cfg.Names, td: a.cfg.TrustDomain, now: o.Now, log: a.logger}
 	return a.newServer(ctx, t, certifier, engine, o)
 }
 
-func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, engine *opa.Engine, indexKey []byte, now func() time.Time) (*delegation.Service, error) {
+func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, statements *statements, engine *opa.Engine, indexKey []byte, now func() time.Time) (*delegation.Service, error) {
 	bundle, err := t.chain(a.cfg.TrustDomain)
 	if err != nil {
 		return nil, err
@@ -123,7 +127,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, eng
 	limits.AgentTTL, limits.WorkloadTTL, limits.GrantLife = a.cfg.Limits.AgentTTL, a.cfg.Limits.WorkloadTTL, a.cfg.Limits.GrantLife
 	limits.OperatorTTL = operatorTTL
 	return delegation.New(ctx, delegation.Config{
-		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Policy: engine, Resources: table,
+		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: engine, Resources: table,
 		Ready: a.monitor.ready, Provider: a.provider.Available, Pseudonym: pseudonyms(indexKey), Issuer: a.cfg.OIDC.Issuer, ClientID: a.cfg.OIDC.ClientID,
 		Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
 	})

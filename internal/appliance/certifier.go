@@ -131,6 +131,7 @@ func (c *certifier) Issue(ctx context.Context, p delegation.Prepared) ([][]byte,
 // trust is the bundle that relying parties and the appliance itself verify with.
 type trust struct {
 	root     *x509.Certificate
+	jwt      *x509.Certificate
 	agents   []*x509.Certificate
 	services []*x509.Certificate
 }

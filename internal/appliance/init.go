@@ -114,7 +114,7 @@ func (k *ceremonyKeys) Generate(ctx context.Context, role ceremony.Role, label s
 		token, alg = k.root, hsm.P384
 	case ceremony.RoleAudit:
 		token = k.audit
-	case ceremony.RoleAgentCA, ceremony.RoleServiceCA:
+	case ceremony.RoleAgentCA, ceremony.RoleServiceCA, ceremony.RoleJWT:
 	}
 	key, err := token.Generate(ctx, label, alg)
 	if err != nil {
@@ -207,6 +207,7 @@ func (c *Config) leafZero(ctx context.Context, r ceremony.Result, b quote.Bindin
 	}
 	body, err := json.Marshal(record.Ceremony{
 		Origin: c.Origin, TrustDomain: c.TrustDomain, Root: b64(r.Root.DER), AuditKey: b64(r.Audit.Leaf.RawSubjectPublicKeyInfo),
+		JWTKey:   b64(r.JWT.Leaf.RawSubjectPublicKeyInfo),
 		AKPublic: b64(b.AKPublic), AKName: hex.EncodeToString(b.AKName), NVPublic: b64(b.NVPublic), NVName: hex.EncodeToString(b.NVName),
 		NVIndex: uint32(b.NVIndex), EKCertificate: b64(pemDER(b.EKCertificate)), PCRs: c.TPM.PCRs,
 		AgentCAs: ders(r.AgentCAs), ServiceCAs: ders(r.ServiceCAs), PolicyDigest: engine.Digest(),

@@ -29,11 +29,27 @@ func (c *Config) loadTrust() (t trust, err error) {
 		return t, fmt.Errorf("pki: %w (was there a ceremony? signetd init)", err)
 	}
 	t.root = root[0]
+	if t.jwt, err = c.loadJWT(); err != nil {
+		return t, err
+	}
 	if t.agents, err = c.loadSeries("agent-ca"); err != nil {
 		return t, err
 	}
 	t.services, err = c.loadSeries("service-ca")
 	return t, err
+}
+
+// loadJWT reads the certificate of the key that signs statements.
+func (c *Config) loadJWT() (*x509.Certificate, error) {
+	certs, err := readCertificates(filepath.Join(c.pkiDir(), "jwt.pem"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("pki: %s has no jwt.pem: this appliance was made before appliances had a key for signed events and access tokens, "+
+			"and its log cannot take one up. Keep the directory as evidence, and hold a new ceremony in an empty one with fresh tokens (signetd init, or signetd dev --dir)", c.pkiDir())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	return certs[0], nil
 }
 
 // loadSeries reads name-1.pem, name-2.pem and so on.
@@ -112,6 +128,9 @@ func checkCeremony(ctx context.Context, log *audit.Log, t trust) error {
 	}
 	if b64(t.root.Raw) != pinned.Root {
 		return errors.New("pki: root.pem is not the root of the ceremony that began this log")
+	}
+	if b64(t.jwt.RawSubjectPublicKeyInfo) != pinned.JWTKey {
+		return errors.New("pki: jwt.pem is not for the JWT key of the ceremony that began this log")
 	}
 	known := slices.Concat(pinned.AgentCAs, pinned.ServiceCAs)
 	for _, c := range slices.Concat(t.agents, t.services) {

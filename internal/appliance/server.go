@@ -29,7 +29,7 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 		Domain: a.domain, Log: log, Health: a.health, Consent: pages, Mounts: o.Mounts, PublicURL: a.cfg.PublicURL,
 		Trust: api.Trust{
 			TrustDomain: a.cfg.TrustDomain, Roots: []*x509.Certificate{t.root}, Issuing: slices.Concat(t.agents, t.services),
-			Sequence: 1, CRL: a.crls.list,
+			Sequence: 1, CRL: a.crls.list, JWT: []*x509.Certificate{t.jwt},
 		},
 		Limits: api.Limits{Concurrency: a.cfg.Limits.Concurrency}, Now: o.Now, Logger: a.logger,
 	})

@@ -1,0 +1,28 @@
+package api
+
+import (
+	"context"
+	"crypto"
+	"encoding/json"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// statements signs with a key in memory.
+type statements struct{ key crypto.Signer }
+
+func (s statements) Sign(_ context.Context, typ string, claims any) (string, error) {
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		return "", err
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: s.key}, new(jose.SignerOptions).WithType(jose.ContentType(typ)))
+	if err != nil {
+		return "", err
+	}
+	jws, err := signer.Sign(payload)
+	if err != nil {
+		return "", err
+	}
+	return jws.CompactSerialize()
+}

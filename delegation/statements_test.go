@@ -1,0 +1,37 @@
+package delegation_test
+
+import (
+	"context"
+	"crypto"
+	"encoding/json"
+	"sync/atomic"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// statements signs with a key in memory, until failing is set.
+type statements struct {
+	key     crypto.Signer
+	failing atomic.Pointer[error]
+	signed  atomic.Int64
+}
+
+func (s *statements) Sign(_ context.Context, typ string, claims any) (string, error) {
+	if err := s.failing.Load(); err != nil {
+		return "", *err
+	}
+	s.signed.Add(1)
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		return "", err
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: s.key}, new(jose.SignerOptions).WithType(jose.ContentType(typ)))
+	if err != nil {
+		return "", err
+	}
+	jws, err := signer.Sign(payload)
+	if err != nil {
+		return "", err
+	}
+	return jws.CompactSerialize()
+}
