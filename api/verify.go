@@ -38,7 +38,7 @@ func verifyRequest(q *v1.VerifyRequest) (delegation.VerifyRequest, error) {
 		}
 		out.Require = append(out.Require, chain.CheckFreshness)
 	}
-	if err := statements(&out, q); err != nil {
+	if err := signed(&out, q); err != nil {
 		return none, err
 	}
 	return out, nil
@@ -60,8 +60,8 @@ func parseRequire(names []string) ([]chain.CheckName, error) {
 	return out, nil
 }
 
-// statements reads what the delegators signed. They are judged by the check "confirmation".
-func statements(out *delegation.VerifyRequest, q *v1.VerifyRequest) error {
+// signed reads what the delegators signed. They are judged by the check "confirmation".
+func signed(out *delegation.VerifyRequest, q *v1.VerifyRequest) error {
 	for _, f := range [...]struct {
 		name string
 		n    int
