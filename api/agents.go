@@ -1,6 +1,8 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"math"
 
@@ -37,25 +39,61 @@ func spawnRequest(c *call, q *v1.SpawnRequest) (delegation.SpawnRequest, error) 
 	if q.MaxDepth < 0 || q.MaxDepth > math.MaxInt32 {
 		return delegation.SpawnRequest{}, invalid(codeBadRequest, "max_depth", "a number of levels that is not negative")
 	}
-	return delegation.SpawnRequest{
+	out := delegation.SpawnRequest{
 		TaskID: q.TaskID, SpawnID: q.SpawnID, AgentType: q.AgentType, Scope: scope, TTL: ttl, MaxDepth: q.MaxDepth,
 		CSR: []byte(q.CSR), Confirmation: q.Confirmation, Idempotency: c.idem,
-	}, nil
+	}
+	if q.EnrollmentHash == "" {
+		return out, nil
+	}
+	hash, err := base64.RawURLEncoding.Strict().DecodeString(q.EnrollmentHash)
+	if err != nil || len(hash) != sha256.Size || [sha256.Size]byte(hash) == [sha256.Size]byte{} {
+		return out, invalid(codeBadEnrollmentHash, "enrollment_hash", "unpadded base64url of a SHA-256")
+	}
+	out.EnrollmentHash = (*[sha256.Size]byte)(hash)
+	return out, nil
 }
 
 func (s *Server) spawned(a delegation.Spawned, err error) (v1.Spawned, error) {
 	if err != nil {
 		return v1.Spawned{}, err
 	}
-	return v1.Spawned{
+	out := v1.Spawned{
 		AgentID: a.AgentID, SPIFFEID: a.ID.String(), CertificateChain: pemChain(a.Chain), NotAfter: wireTime(a.NotAfter),
-		AuditReceipt: s.receipt(a.Position),
-	}, nil
+		EnrollmentToken: a.Token, AuditReceipt: s.receipt(a.Position),
+	}
+	if !a.TokenExpires.IsZero() {
+		expires := wireTime(a.TokenExpires)
+		out.EnrollmentExpires = &expires
+	}
+	return out, nil
+}
+
+// certifyAgent redeems a token, or replaces the key of the agent whose connection this is.
+func (s *Server) certifyAgent(c *call, q *v1.AgentCertificateRequest) (v1.Spawned, error) {
+	switch {
+	case q.EnrollmentToken != "" && q.Link != "":
+		return v1.Spawned{}, invalid(codeBadRequest, "link", "a token is redeemed, or a key replaced")
+	case q.EnrollmentToken != "":
+		return s.spawned(s.cfg.Domain.Enroll(c.ctx, delegation.Enrollment{
+			AgentID: c.param("id"), Token: q.EnrollmentToken, CSR: []byte(q.CSR),
+		}))
+	case q.Link == "":
+		return v1.Spawned{}, invalid(codeBadRequest, "enrollment_token", "a token to redeem, or the link of a re-key")
+	}
+	by, err := s.cfg.Domain.Authenticate(c.peer())
+	if err != nil {
+		return v1.Spawned{}, err
+	}
+	c.by = by
+	return s.spawned(s.cfg.Domain.Rekey(c.ctx, by, delegation.RekeyRequest{
+		AgentID: c.param("id"), CSR: []byte(q.CSR), Link: q.Link,
+	}))
 }
 
 func (s *Server) agentChain(c *call) (v1.AgentChain, error) {
 	id := c.param("id")
-	l, err := s.cfg.Domain.AgentChain(c.by, id)
+	l, err := s.cfg.Domain.AgentChain(c.ctx, c.by, id)
 	if err != nil {
 		return v1.AgentChain{}, err
 	}
@@ -64,8 +102,19 @@ func (s *Server) agentChain(c *call) (v1.AgentChain, error) {
 		if i < len(l.Delegations) {
 			d.Hops[i].Delegation = l.Delegations[i]
 		}
+		if i < len(l.Links) {
+			d.Hops[i].Links = wireLinks(l.Links[i])
+		}
 	}
 	return v1.AgentChain{AgentID: id, Delegation: d, GrantHash: hex.EncodeToString(l.GrantHash[:])}, nil
+}
+
+func wireLinks(links []chain.Link) []v1.Link {
+	var out []v1.Link
+	for _, l := range links {
+		out = append(out, v1.Link{Link: l.JWS, Key: base64.StdEncoding.EncodeToString(l.Key)})
+	}
+	return out
 }
 
 func wireDelegation(d chain.Delegation) v1.Delegation {

@@ -213,7 +213,10 @@ func TestBadSpawns(t *testing.T) {
 		status int
 		change func(q *v1.SpawnRequest)
 	}{
-		{"bad_csr", 400, func(q *v1.SpawnRequest) { q.CSR = "" }},
+		{"bad_csr", 400, func(q *v1.SpawnRequest) { q.CSR = " " }},
+		{"bad_enrollment_hash", 400, func(q *v1.SpawnRequest) { q.CSR, q.EnrollmentHash = "", "AAAA" }},
+		{"bad_enrollment_hash", 400, func(q *v1.SpawnRequest) { q.CSR, q.EnrollmentHash = "", strings.Repeat("A", 43) }},
+		{"enrollment_hash_with_csr", 400, func(q *v1.SpawnRequest) { q.EnrollmentHash = strings.Repeat("A", 42) + "E" }},
 		{"bad_csr", 400, func(q *v1.SpawnRequest) { q.CSR += "x" }},
 		{"bad_csr_signature", 422, func(q *v1.SpawnRequest) { q.CSR = forged }},
 		{"bad_csr_key", 422, func(q *v1.SpawnRequest) { q.CSR = csr(t, rsaKey) }},

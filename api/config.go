@@ -39,7 +39,9 @@ type Work interface {
 type Agents interface {
 	Spawn(ctx context.Context, by delegation.Caller, q delegation.SpawnRequest) (delegation.Spawned, error)
 	Delegate(ctx context.Context, by delegation.Caller, parentID string, q delegation.SpawnRequest) (delegation.Spawned, error)
-	AgentChain(by delegation.Caller, id string) (delegation.Lineage, error)
+	Enroll(ctx context.Context, q delegation.Enrollment) (delegation.Spawned, error)
+	Rekey(ctx context.Context, by delegation.Caller, q delegation.RekeyRequest) (delegation.Spawned, error)
+	AgentChain(ctx context.Context, by delegation.Caller, id string) (delegation.Lineage, error)
 	CompleteTask(ctx context.Context, by delegation.Caller, id string) (delegation.Task, error)
 }
 

@@ -17,8 +17,13 @@ func (s *Server) registerOrchestrator(c *call, q *v1.OrchestratorRegistration) (
 	if err != nil {
 		return v1.OrchestratorRegistered{}, err
 	}
+	byType, err := typeLimits(q.TypeLimits)
+	if err != nil {
+		return v1.OrchestratorRegistered{}, err
+	}
 	out, err := s.cfg.Domain.Register(c.ctx, c.by, chain.Orchestrator, delegation.Registration{
-		Name: q.Name, AgentTypes: q.AgentTypes, MaxTTL: ttl, PopRoots: []byte(q.X509PopRoots), Idempotency: c.idem,
+		Name: q.Name, AgentTypes: q.AgentTypes, MaxTTL: ttl, TypeLimits: byType, RequireConfirmation: q.RequireConfirmation,
+		PopRoots: []byte(q.X509PopRoots), Replace: q.Replace, Idempotency: c.idem,
 	})
 	if err != nil {
 		return v1.OrchestratorRegistered{}, err
@@ -27,6 +32,21 @@ func (s *Server) registerOrchestrator(c *call, q *v1.OrchestratorRegistration) (
 		SPIFFEID: out.ID.String(), JoinToken: out.JoinToken, JoinTokenExpires: wireTime(out.JoinTokenExpires),
 		AuditReceipt: s.receipt(out.Position),
 	}, nil
+}
+
+func typeLimits(limits map[string]v1.TypeLimit) (map[string]delegation.TypeLimit, error) {
+	if limits == nil {
+		return nil, nil //nolint:nilnil // no limits
+	}
+	out := make(map[string]delegation.TypeLimit, len(limits))
+	for name, l := range limits {
+		ttl, err := seconds("type_limits", l.MaxTTL)
+		if err != nil {
+			return nil, err
+		}
+		out[name] = delegation.TypeLimit{MaxTTL: ttl, MaxDepth: l.MaxDepth}
+	}
+	return out, nil
 }
 
 func (s *Server) registerService(c *call, q *v1.ServiceRegistration) (v1.Certificate, error) {

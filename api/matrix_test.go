@@ -24,6 +24,8 @@ var expected = map[string]string{
 	"readTask":                ".o..oooo",
 	"completeTask":            ".o......",
 	"spawnAgent":              ".o......",
+	"spawnAgents":             ".o......",
+	"certifyAgent":            "oooooooo",
 	"delegateAgent":           "..o.....",
 	"readAgentChain":          ".ooooooo",
 	"verify":                  ".ooooooo",

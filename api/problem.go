@@ -37,6 +37,7 @@ const (
 	codeBadCertificate      = "bad_certificate"
 	codeBadRequest          = "bad_request"
 	codeBadTTL              = "bad_ttl"
+	codeBadEnrollmentHash   = "bad_enrollment_hash"
 	codeBadRevocation       = "bad_revocation_kind"
 	codeNotFound            = "not_found"
 	codeNotSealed           = "not_sealed"

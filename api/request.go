@@ -127,7 +127,7 @@ func checkMedia(r *http.Request) error {
 // body reads all of the body, which is bounded in size and, by the connection's deadline, in time.
 func (s *Server) body(c *call) ([]byte, error) {
 	r := c.echo.Request()
-	limit := s.cfg.Limits.MaxBody
+	limit := max(s.cfg.Limits.MaxBody, c.route.maxBody)
 	// net/http's own writer: told that a body is too large it closes the connection slowly, so that the client can read why.
 	in := http.MaxBytesReader(c.echo.Response().Writer, r.Body, limit)
 	if r.ContentLength > limit {

@@ -21,10 +21,11 @@ type route struct {
 	produces string // media type of the answer
 	params   []param
 
-	idempotent bool // honours Idempotency-Key
-	access     bool // AuthZEN's habits instead of ours
-	free       bool // answers also when the server is full
-	slow       bool // may take long: counted apart
+	idempotent bool  // honours Idempotency-Key
+	access     bool  // AuthZEN's habits instead of ours
+	free       bool  // answers also when the server is full
+	slow       bool  // may take long: counted apart
+	maxBody    int64 // where it is more than of others
 
 	handle func(*Server, *call) (reply, error)
 	shape  *shape // of request

@@ -116,9 +116,14 @@ func (s *Server) survive(c *call) {
 	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(v)
 	}
+	s.refuse(c, s.fault(c, v))
+}
+
+// fault logs what a handler panicked with, and gives what its caller learns of it.
+func (s *Server) fault(c *call, v any) error {
 	s.cfg.Logger.LogAttrs(c.ctx, slog.LevelError, "panic in a handler", slog.String("endpoint", c.route.id),
 		slog.String("panic", fmt.Sprint(v)), slog.String("stack", string(debug.Stack())))
-	s.refuse(c, errors.New("api: panic"))
+	return errors.New("api: panic")
 }
 
 func (s *Server) run(c *call) (reply, error) {
@@ -167,6 +172,16 @@ func (s *Server) visitor(c *call) role {
 
 // refuse answers with a problem, and has the refusal recorded where the domain did not do so.
 func (s *Server) refuse(c *call, err error) {
+	e, status := s.judge(c, err)
+	if c.echo.Response().Committed {
+		// Half an answer is worse than none: the client must see that it broke off.
+		panic(http.ErrAbortHandler)
+	}
+	s.writeProblem(c, e, status)
+}
+
+// judge makes a refusal of any error, has it recorded and, if it is a fault of ours, logged.
+func (s *Server) judge(c *call, err error) (*delegation.Error, int) {
 	e := s.classify(c, err)
 	status := statusOf(e)
 	if s.recorded(c, e, status) {
@@ -174,15 +189,11 @@ func (s *Server) refuse(c *call, err error) {
 		out.AuditIndex = s.note(c, e)
 		e = &out
 	}
-	if c.echo.Response().Committed {
-		// Half an answer is worse than none: the client must see that it broke off.
-		panic(http.ErrAbortHandler)
-	}
 	if status >= http.StatusInternalServerError && e.Code != codeOverloaded {
 		s.cfg.Logger.LogAttrs(c.ctx, slog.LevelError, "request failed", slog.String("endpoint", c.route.id),
 			slog.String("code", e.Code), slog.Any("error", errors.Join(e, e.Err)))
 	}
-	s.writeProblem(c, e, status)
+	return e, status
 }
 
 // classify makes a refusal of any error.

@@ -44,9 +44,15 @@ func workRoutes() []route {
 		give("completeTask", http.MethodPost, "/v1/tasks/{id}/complete", orchestrator,
 			"Complete a task, which revokes its agents", (*Server).completeTask).with(func(r *route) { r.own = "their own" }),
 		take("spawnAgent", "/v1/agents", orchestrator, http.StatusCreated,
-			"Spawn an agent and get its certificate", (*Server).spawn).retriable(),
+			"Spawn an agent and get its certificate, or a token for it", (*Server).spawn).retriable(),
+		take("spawnAgents", "/v1/agents:batch", orchestrator, http.StatusOK,
+			"Spawn up to 128 agents, each with its own result", (*Server).spawnBatch).
+			with(func(r *route) { r.pattern, r.maxBody = `/v1/agents\:batch`, maxBatchBody }),
+		take("certifyAgent", "/v1/agents/{id}/certificate", anyone, http.StatusCreated,
+			"Redeem an enrolment token, which needs no certificate; or replace the key of the calling agent", (*Server).certifyAgent).
+			with(func(r *route) { r.own = "with a token: who knows it; without: agents, for themselves" }),
 		take("delegateAgent", "/v1/agents/{id}/delegations", agent, http.StatusCreated,
-			"Spawn a sub-agent of the calling agent", (*Server).delegate).retriable(),
+			"Spawn a sub-agent of the calling agent, likewise", (*Server).delegate).retriable(),
 		give("readAgentChain", http.MethodGet, "/v1/agents/{id}/chain", known,
 			"What an agent's identity stands on", (*Server).agentChain).
 			with(func(r *route) { r.own = "orchestrators: of their own; agents: themselves" }),

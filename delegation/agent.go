@@ -1,6 +1,7 @@
 package delegation
 
 import (
+	"context"
 	"encoding/hex"
 	"slices"
 	"strconv"
@@ -23,20 +24,33 @@ func (s *Service) fromOrchestrator(by Caller, q SpawnRequest) (lineage, error) {
 	if l.task.Orchestrator != by.ID.String() {
 		return lineage{}, refuse(Forbidden, "task_not_yours", "task_id", "the task belongs to another orchestrator")
 	}
-	l.allow(by.reg, s.cfg.Limits.AgentTTL)
-	l.parent, err = l.first(by)
-	l.delegations = []string{""}
+	l.by, l.delegations = delegatorOf(by), []string{""}
+	s.allow(&l, by.reg)
+	l.parent, err = l.first(l.by)
 	return l, err
 }
 
 // allow takes what both the user and the orchestrator's registration allow, however deep the agent.
-func (l *lineage) allow(reg *identityState, longest time.Duration) {
+func (s *Service) allow(l *lineage, reg *identityState) {
 	l.attestation = reg.Attestation
 	l.types = common(l.grant.AgentTypes, reg.AgentTypes)
-	l.maxTTL = longest
+	l.maxTTL = s.cfg.Limits.AgentTTL
 	if reg.MaxTTL > 0 {
-		l.maxTTL = min(longest, time.Duration(reg.MaxTTL)*time.Second)
+		l.maxTTL = min(l.maxTTL, time.Duration(reg.MaxTTL)*time.Second)
 	}
+	l.byType = func(t string) TypeLimit { return s.cfg.Limits.AgentTypes[t].and(reg.TypeLimits[t]) }
+	l.confirm = l.confirm || s.cfg.Limits.RequireConfirmation || reg.RequireConfirmation
+}
+
+// and is the narrower of both limits.
+func (a TypeLimit) and(b TypeLimit) TypeLimit {
+	if a.MaxTTL == 0 || b.MaxTTL > 0 && b.MaxTTL < a.MaxTTL {
+		a.MaxTTL = b.MaxTTL
+	}
+	if a.MaxDepth == nil || b.MaxDepth != nil && *b.MaxDepth < *a.MaxDepth {
+		a.MaxDepth = b.MaxDepth
+	}
+	return a
 }
 
 // fromAgent is the lineage of a sub-agent: its parent's chain, as the parent's certificate states it.
@@ -55,17 +69,25 @@ func (s *Service) fromAgent(by Caller, parentID string, q SpawnRequest) (lineage
 	if err != nil || !ok {
 		return lineage{}, refuse(Forbidden, "parent_unknown", "id", "the log does not know this parent")
 	}
-	l.parent, l.delegations, l.confirm = *by.deleg, st.Delegations, true
+	if st.superseded(spkiHash(by.Certs[0].RawSubjectPublicKeyInfo)) {
+		return lineage{}, errSuperseded()
+	}
+	l.by, l.parent, l.delegations, l.confirm = delegatorOf(by), *by.deleg, st.Delegations, true
+	return l, s.allowDeep(&l)
+}
+
+// allowDeep is allow for a chain that names its orchestrator.
+func (s *Service) allowDeep(l *lineage) error {
 	orch, err := chain.ParseID(l.parent.Hops[0].ID)
 	if err != nil {
-		return lineage{}, internal("read parent", err)
+		return internal("read parent", err)
 	}
 	reg, err := s.registered(orch)
 	if err != nil {
-		return lineage{}, err
+		return err
 	}
-	l.allow(reg, s.cfg.Limits.AgentTTL)
-	return l, nil
+	s.allow(l, reg)
+	return nil
 }
 
 // fromTask loads an open task and its grant.
@@ -90,8 +112,8 @@ func (s *Service) fromTask(id string) (lineage, error) {
 	return lineage{grant: g, task: t}, nil
 }
 
-// first is the chain up to the orchestrator's own hop, which holds the key of this connection.
-func (l lineage) first(by Caller) (chain.Delegation, error) {
+// first is the chain up to the orchestrator's own hop, which holds the key that it spawns with.
+func (l lineage) first(by delegator) (chain.Delegation, error) {
 	var d chain.Delegation
 	granted, err := chain.ParseScope(l.grant.Scope)
 	if err != nil {
@@ -115,77 +137,68 @@ func (l lineage) first(by Caller) (chain.Delegation, error) {
 		EvidenceHash: [32]byte(l.grant.EvidenceHash), Scope: granted, NotAfter: l.grant.NotAfter, MaxDepth: l.grant.MaxDepth,
 	}
 	d.Hops = []chain.Hop{{
-		ID: by.ID.String(), SPKIHash: spkiHash(by.Certs[0].RawSubjectPublicKeyInfo), Scope: scope,
+		ID: by.id.String(), SPKIHash: spkiHash(by.spki), Scope: scope,
 		NotAfter: l.task.NotAfter, MaxDepth: l.task.MaxDepth,
 	}}
 	return d, nil
 }
 
-// agentOrder is the issuance of a checked child.
-func (s *Service) agentOrder(by Caller, q SpawnRequest, l lineage, child chain.Delegation, spki []byte) (order, error) {
-	ext, err := child.Marshal()
-	if err != nil {
-		return order{}, refuse(Invalid, "bad_delegation", "", err.Error())
-	}
-	hop := child.Hops[len(child.Hops)-1]
-	id, err := chain.ParseID(hop.ID)
-	if err != nil {
-		return order{}, internal("read child", err)
-	}
-	o := s.describe(by, q, l.grant, child, ext, by.Certs[0].RawSubjectPublicKeyInfo)
-	o.template = Template{ID: id, SPKI: spki, NotAfter: hop.NotAfter, Delegation: ext}
-	o.mutations = func(p Prepared) ([]record.Mutation, error) { return s.agentMutations(by, q, l, child, ext, p) }
-	return o, nil
-}
-
 // describe is what the entry of an agent's certificate says beside the certificate.
-func (s *Service) describe(by Caller, q SpawnRequest, g *grantState, d chain.Delegation, ext, delegatorKey []byte) order {
-	env := record.Envelope{
-		Task: q.TaskID, Grant: g.ID, Agent: q.SpawnID, Orchestrator: nameOf(d.Hops[0].ID),
-		User: s.cfg.Pseudonym(g.User.Issuer, g.User.Subject),
-	}
-	if by.ID.Kind() == chain.Agent {
-		env.Parent = by.ID.AgentID()
-	}
+func (s *Service) describe(by delegator, q SpawnRequest, g *grantState, d chain.Delegation, c certified) order {
 	return order{
-		env: env,
+		env: s.agentEnvelope(by, q, g, d),
 		body: record.IssueBody{
 			SPKIHash: hexOf(d.Hops[len(d.Hops)-1].SPKIHash), SpawnID: q.SpawnID, Hops: hopBodies(d.Hops),
 			ConsentType: g.Consent, EvidenceHash: hex.EncodeToString(g.EvidenceHash),
+			EnrollmentHash: hex.EncodeToString(c.enrol), Rekey: c.rekey,
 		},
 		payload: record.IssuePayload{
-			Delegation: ext, JWS: q.Confirmation, DelegatorKey: delegatorKey,
+			Delegation: c.ext, JWS: q.Confirmation, DelegatorKey: by.spki, Link: c.link,
 			Issuer: g.User.Issuer, Subject: g.User.Subject, Roles: g.User.Roles,
 		},
 	}
 }
 
-// agentMutations writes the agent and re-checks, at the moment of commit, everything that a concurrent request could
-// have changed since it was read.
-func (s *Service) agentMutations(by Caller, q SpawnRequest, l lineage, child chain.Delegation, ext []byte, p Prepared) ([]record.Mutation, error) {
+func (s *Service) agentEnvelope(by delegator, q SpawnRequest, g *grantState, d chain.Delegation) record.Envelope {
+	env := record.Envelope{
+		Task: q.TaskID, Grant: g.ID, Agent: q.SpawnID, Orchestrator: nameOf(d.Hops[0].ID),
+		User: s.cfg.Pseudonym(g.User.Issuer, g.User.Subject),
+	}
+	if by.id.Kind() == chain.Agent {
+		env.Parent = by.id.AgentID()
+	}
+	return env
+}
+
+// agentMutations writes a new agent and re-checks, at the moment of commit, everything that a concurrent request could
+// have changed since it was read. What only this certificate or token knows is in st already.
+func (s *Service) agentMutations(by Caller, q SpawnRequest, l lineage, child chain.Delegation, st agentState, place record.Mutation) ([]record.Mutation, error) {
 	fp := q.fingerprint(by)
 	hop := child.Hops[len(child.Hops)-1]
-	value, err := encode(agentState{
-		SPIFFEID: hop.ID, TaskID: q.TaskID, Request: fp[:], TBS: p.TBS(), Delegation: ext, NotAfter: p.Facts().NotAfter,
-		DelegatorKey: by.Certs[0].RawSubjectPublicKeyInfo,
-		Delegations:  append(slices.Clone(l.delegations), q.Confirmation),
-	})
+	st.SPIFFEID, st.TaskID, st.Request, st.DelegatorKey = hop.ID, q.TaskID, fp[:], l.by.spki
+	st.Delegations = append(slices.Clone(l.delegations), q.Confirmation)
+	value, err := encode(st)
 	if err != nil {
 		return nil, err
 	}
-	// An id and a key are used once in the life of the grant that they could be used under.
-	keep := l.grant.NotAfter.Add(grace)
-	m := []record.Mutation{
-		create(keyAgent+q.SpawnID, value, keep, refuse(Conflict, "spawn_id_used", "spawn_id", "this spawn_id was used")),
-		create(keySPKI+hexOf(hop.SPKIHash), []byte(q.SpawnID), keep, refuse(Conflict, "key_reused", "csr", "another agent has this key")),
+	m := []record.Mutation{create(keyAgent+q.SpawnID, value, l.keep(), refuse(Conflict, "spawn_id_used", "spawn_id", "this spawn_id was used"))}
+	if st.TBS != nil {
+		m = append(m, uniqueKey(hop.SPKIHash, q.SpawnID, l.keep()))
 	}
+	m = append(m, place, must(record.Absent, revKey(chain.RevCertificate, chain.Serial(by.Certs[0])),
+		refuse(Forbidden, chain.CodeCertificateRevoked, "", "the delegator's certificate is revoked")))
 	m = append(m, unrevoked(child)...)
 	more, err := s.remember(by, q.Idempotency, q.SpawnID)
 	return append(m, more...), err
 }
 
+// uniqueKey lets a key be used by one agent once.
+func uniqueKey(spki [32]byte, agent string, keep time.Time) record.Mutation {
+	return create(keySPKI+hexOf(spki), []byte(agent), keep, refuse(Conflict, "key_reused", "csr", "another agent has this key"))
+}
+
 // AgentChain shows what an agent's identity stands on: to itself, its orchestrator, services and staff.
-func (s *Service) AgentChain(by Caller, id string) (Lineage, error) {
+func (s *Service) AgentChain(ctx context.Context, by Caller, id string) (Lineage, error) {
 	if _, err := chain.ParseUUID(id); err != nil {
 		return Lineage{}, refuse(NotFound, "agent_not_found", "id", "no such agent")
 	}
@@ -196,7 +209,14 @@ func (s *Service) AgentChain(by Caller, id string) (Lineage, error) {
 	if !ok {
 		return Lineage{}, refuse(NotFound, "agent_not_found", "id", "no such agent")
 	}
-	d, err := chain.Parse(st.Delegation)
+	ext := st.Delegation
+	if st.Renewed != nil {
+		ext = st.Renewed.Delegation
+	}
+	if ext == nil {
+		return Lineage{}, refuse(NotFound, "agent_not_found", "id", "the agent has not redeemed its token")
+	}
+	d, err := chain.Parse(ext)
 	if err != nil {
 		return Lineage{}, internal("read agent", err)
 	}
@@ -207,7 +227,11 @@ func (s *Service) AgentChain(by Caller, id string) (Lineage, error) {
 	if err != nil {
 		return Lineage{}, err
 	}
-	return Lineage{Delegation: d, Delegations: st.Delegations, GrantHash: [32]byte(g.Hash)}, nil
+	links, err := s.links(ctx, d)
+	if err != nil {
+		return Lineage{}, err
+	}
+	return Lineage{Delegation: d, Delegations: st.Delegations, Links: links, GrantHash: [32]byte(g.Hash)}, nil
 }
 
 func mayRead(by Caller, id string, d chain.Delegation) bool {

@@ -249,6 +249,7 @@ type rig struct {
 	rules      *rules
 	ready      error
 	provider   error
+	limits     delegation.Limits
 	clock      time.Time
 	operator   delegation.Caller
 	roots      *chain.Trust
@@ -264,7 +265,10 @@ type identity struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, log: &memoryLog{state: map[string][]byte{}}, rules: &rules{}, clock: time.Now().UTC().Truncate(time.Second)}
+	r := &rig{
+		t: t, log: &memoryLog{state: map[string][]byte{}}, rules: &rules{}, limits: delegation.DefaultLimits(),
+		clock: time.Now().UTC().Truncate(time.Second),
+	}
 	operatorKey := newKey(t)
 	keys := softKeys{}
 	result := r.ceremony(keys, operatorKey)
@@ -300,7 +304,7 @@ func (r *rig) start(log delegation.Log) {
 		Ready:     func() error { return r.ready },
 		Provider:  func(context.Context) error { return r.provider },
 		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },
-		Issuer:    "https://idp.example", ClientID: "consent", Limits: delegation.DefaultLimits(),
+		Issuer:    "https://idp.example", ClientID: "consent", Limits: r.limits,
 		Now: r.now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -321,7 +321,7 @@ func TestSubAgentsKeepToTheRegistration(t *testing.T) {
 	task := r.task(orch) // the grant names research and reader
 	parent := r.spawn(orch, task)
 	by := r.auth(parent)
-	lineage, err := r.s.AgentChain(by, by.ID.AgentID())
+	lineage, err := r.s.AgentChain(t.Context(), by, by.ID.AgentID())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,6 +61,9 @@ func (s *Service) checkRegistration(by Caller, kind chain.Kind, q Registration) 
 	if len(q.AgentTypes) > 64 {
 		return chain.ID{}, refuse(Invalid, "bad_agent_types", "agent_types", "at most 64 agent types")
 	}
+	if err := s.checkTypeLimits(q); err != nil {
+		return chain.ID{}, err
+	}
 	if len(q.PopRoots) > 0 {
 		if _, err := chain.ParsePEM(q.PopRoots, 16); err != nil {
 			return chain.ID{}, refuse(Invalid, "bad_certificate", "x509pop_roots", "not 1 to 16 PEM certificates")
@@ -73,20 +76,46 @@ func (s *Service) checkRegistration(by Caller, kind chain.Kind, q Registration) 
 	return id, nil
 }
 
+// checkTypeLimits refuses limits of types that the orchestrator may not spawn, and limits wider than the appliance's.
+func (s *Service) checkTypeLimits(q Registration) error {
+	for name, l := range q.TypeLimits {
+		switch {
+		case !slices.Contains(q.AgentTypes, name):
+			return refuse(Invalid, "bad_type_limits", "type_limits", "a limit of an agent type that is not among agent_types")
+		case l.MaxTTL < 0 || l.MaxTTL > s.cfg.Limits.AgentTTL:
+			return refuse(Invalid, "bad_ttl", "type_limits", "longer than this appliance allows for an agent")
+		case l.MaxDepth != nil && (*l.MaxDepth < 0 || *l.MaxDepth > chain.MaxDepth):
+			return refuse(Invalid, "bad_type_limits", "type_limits", "max_depth is 0 to 8")
+		}
+	}
+	return nil
+}
+
 func (q Registration) state(id chain.ID) identityState {
 	return identityState{
 		SPIFFEID: id.String(), AgentTypes: q.AgentTypes, MaxTTL: int64(q.MaxTTL / time.Second), PopRoots: q.PopRoots, Role: q.Role,
+		TypeLimits: q.TypeLimits, RequireConfirmation: q.RequireConfirmation,
 	}
 }
 
 // detail is the state in the envelope's words, so that the projection can be rebuilt from the log alone.
 func (q Registration) detail() map[string]string {
-	return map[string]string{
+	out := map[string]string{
 		"agent_types":     strings.Join(q.AgentTypes, " "),
 		"max_ttl_seconds": strconv.FormatInt(int64(q.MaxTTL/time.Second), 10),
 		"x509pop_roots":   string(q.PopRoots),
 		"replace":         strconv.FormatBool(q.Replace),
 	}
+	if q.RequireConfirmation {
+		out["require_confirmation"] = "true"
+	}
+	for name, l := range q.TypeLimits {
+		out["max_ttl_seconds."+name] = strconv.FormatInt(int64(l.MaxTTL/time.Second), 10)
+		if l.MaxDepth != nil {
+			out["max_depth."+name] = itoa(*l.MaxDepth)
+		}
+	}
+	return out
 }
 
 // ListenerName is the service name of the appliance's own port. Nobody can register it, and so nobody authenticates as it.

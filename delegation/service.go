@@ -102,14 +102,20 @@ type Config struct {
 
 // Limits bounds what may be asked for.
 type Limits struct {
-	AgentTTL       time.Duration // longest life of an agent
-	WorkloadTTL    time.Duration // of orchestrators and services
-	OperatorTTL    time.Duration
-	GrantLife      time.Duration // longest time from consent to deadline
-	PendingGrant   time.Duration // how long a grant waits for consent
-	JoinToken      time.Duration
-	MaxDepth       int
-	MalformedBurst int // malformed requests recorded one by one in a minute, before they are counted together
+	AgentTTL     time.Duration // longest life of an agent
+	WorkloadTTL  time.Duration // of orchestrators and services
+	OperatorTTL  time.Duration
+	GrantLife    time.Duration // longest time from consent to deadline
+	PendingGrant time.Duration // how long a grant waits for consent
+	JoinToken    time.Duration
+	MaxDepth     int
+	Enrollment   time.Duration // life of an enrolment token
+	TaskAgents   int           // agents of one task, of all levels
+	Rekeys       int           // of one agent
+	AgentTypes   map[string]TypeLimit
+	// RequireConfirmation refuses every spawn without its delegator's signature; sub-agents always need one.
+	RequireConfirmation bool
+	MalformedBurst      int // malformed requests recorded one by one in a minute, before they are counted together
 }
 
 // DefaultLimits are those of a fresh appliance.
@@ -117,7 +123,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		AgentTTL: 10 * time.Minute, WorkloadTTL: 24 * time.Hour, OperatorTTL: 30 * 24 * time.Hour,
 		GrantLife: 24 * time.Hour, PendingGrant: 15 * time.Minute, JoinToken: 10 * time.Minute,
-		MaxDepth: 8, MalformedBurst: 20,
+		MaxDepth: 8, Enrollment: time.Minute, TaskAgents: 10_000, Rekeys: 512, MalformedBurst: 20,
 	}
 }
 
@@ -131,6 +137,9 @@ type Service struct {
 	released  *cache[[32]byte, Position] // TBS hashes signed since the start
 	malformed *aggregator
 	keeper    chan kept
+	turns     turns
+	slots     *slots
+	tokens    [32]byte // keys the tokens that this process makes
 }
 
 // New loads the revocations and gives a Service that is ready to answer.
@@ -146,8 +155,13 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		released:  newCache[[32]byte, Position](16384),
 		malformed: newAggregator(cfg.Limits.MalformedBurst),
 		keeper:    make(chan kept, 1024),
+		turns:     turns{busy: make(map[string]chan struct{})},
+		slots:     newSlots(cfg.Log, cfg.Limits.TaskAgents),
 	}
 	var err error
+	if s.tokens, err = s.secret(); err != nil {
+		return nil, err
+	}
 	s.revoked, err = loadRevocations(ctx, cfg.Log)
 	if err != nil {
 		return nil, fmt.Errorf("delegation: load revocations: %w", err)

@@ -57,7 +57,7 @@ func TestSpawnRefusals(t *testing.T) {
 		"another's task":            {other, func(*delegation.SpawnRequest) {}, "task_not_yours"},
 		"unknown type":              {orch, func(q *delegation.SpawnRequest) { q.AgentType = "admin" }, "agent_type_not_allowed"},
 		"unknown task":              {orch, func(q *delegation.SpawnRequest) { q.TaskID = r.newID() }, "task_not_found"},
-		"no CSR":                    {orch, func(q *delegation.SpawnRequest) { q.CSR = nil }, "bad_csr"},
+		"blank CSR":                 {orch, func(q *delegation.SpawnRequest) { q.CSR = []byte(" ") }, "bad_csr"},
 		"broken CSR":                {orch, func(q *delegation.SpawnRequest) { q.CSR = []byte("x") }, "bad_csr"},
 		"id used":                   {orch, func(q *delegation.SpawnRequest) { q.SpawnID = first.SpawnID }, "spawn_id_used"},
 		"key used":                  {orch, func(q *delegation.SpawnRequest) { q.CSR = first.CSR }, "key_reused"},
@@ -244,7 +244,7 @@ func TestSubAgents(t *testing.T) {
 	task := r.task(orch)
 	parent := r.spawn(orch, task)
 	by := r.auth(parent)
-	lineage, err := r.s.AgentChain(by, by.ID.AgentID())
+	lineage, err := r.s.AgentChain(t.Context(), by, by.ID.AgentID())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package delegation
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/subtle"
 	"slices"
@@ -11,22 +12,36 @@ import (
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
-// Spawned is an agent's identity.
+// Spawned is an agent's identity; with a token instead of a certificate, Chain is empty.
 type Spawned struct {
 	Issued
-	AgentID string
+	AgentID      string
+	Token        string // "" if the caller made it
+	TokenExpires time.Time
 }
 
 // lineage is what a new hop stands on: its parent's chain, the task and the grant.
 type lineage struct {
+	by          delegator
 	grant       *grantState
 	task        *taskState
 	parent      chain.Delegation // hops end with the delegator
 	delegations []string         // compact JWS by hop of parent
 	types       []string         // agent types that may be spawned
 	maxTTL      time.Duration
+	byType      func(agentType string) TypeLimit
 	confirm     bool   // a delegator's JWS is required
 	attestation string // of the orchestrator
+}
+
+// delegator is who spawns: the orchestrator, or an agent.
+type delegator struct {
+	id   chain.ID
+	spki []byte
+}
+
+func delegatorOf(by Caller) delegator {
+	return delegator{id: by.ID, spki: by.Certs[0].RawSubjectPublicKeyInfo}
 }
 
 // Spawn gives an agent its identity, asked for by the orchestrator that runs the task.
@@ -61,6 +76,11 @@ func (s *Service) spawn(ctx context.Context, by Caller, q SpawnRequest, from fun
 	if _, err := chain.ParseUUID(q.SpawnID); err != nil {
 		return Spawned{}, refuse(Invalid, "bad_spawn_id", "spawn_id", "a lower-case UUIDv7 that the caller chooses")
 	}
+	done, err := s.turns.take(ctx, q.SpawnID)
+	if err != nil {
+		return Spawned{}, err
+	}
+	defer done()
 	ref, retry, err := s.replayed(by, q.Idempotency)
 	if err != nil {
 		return Spawned{}, err
@@ -100,16 +120,38 @@ func (s *Service) respawn(ctx context.Context, by Caller, q SpawnRequest) (Spawn
 	if !s.cfg.Now().Before(st.NotAfter) {
 		return Spawned{}, false, errAgentExpired()
 	}
-	id, err := chain.ParseID(st.SPIFFEID)
-	if err != nil {
-		return Spawned{}, false, internal("read agent", err)
+	if st.Enrol != nil {
+		out, err := s.tokenAgain(q, st)
+		return out, true, err
 	}
-	o, err := s.orderAgain(by, q, st, id)
-	if err != nil {
-		return Spawned{}, false, err
+	out, err := s.reissue(ctx, q.SpawnID, st, st.first())
+	return out, true, err
+}
+
+// certified is one certificate of an agent, as its state keeps it.
+type certified struct {
+	tbs, ext []byte
+	enrol    []byte            // SHA-256 of the token that it was redeemed with
+	rekey    *record.RekeyBody // of the link that it was given for
+	link     string
+}
+
+func (st *agentState) first() certified {
+	out := certified{tbs: st.TBS, ext: st.Delegation}
+	if st.Enrol != nil {
+		out.enrol = st.Enrol.Token
 	}
-	issued, err := s.issueAgain(ctx, o, st.TBS)
-	return Spawned{Issued: issued, AgentID: q.SpawnID}, true, err
+	return out
+}
+
+// reissue answers a retry: it signs the stored bytes once more.
+func (s *Service) reissue(ctx context.Context, id string, st *agentState, c certified) (Spawned, error) {
+	o, err := s.orderAgain(id, st, c)
+	if err != nil {
+		return Spawned{}, err
+	}
+	issued, err := s.issueAgain(ctx, o, c.tbs)
+	return Spawned{Issued: issued, AgentID: id}, err
 }
 
 func errAgentExpired() *Error {
@@ -117,8 +159,8 @@ func errAgentExpired() *Error {
 }
 
 // orderAgain is the order of an agent that was issued before, from its state.
-func (s *Service) orderAgain(by Caller, q SpawnRequest, st *agentState, id chain.ID) (order, error) {
-	d, err := chain.Parse(st.Delegation)
+func (s *Service) orderAgain(id string, st *agentState, c certified) (order, error) {
+	d, err := chain.Parse(c.ext)
 	if err != nil {
 		return order{}, internal("read agent", err)
 	}
@@ -129,8 +171,15 @@ func (s *Service) orderAgain(by Caller, q SpawnRequest, st *agentState, id chain
 	if err != nil {
 		return order{}, err
 	}
-	o := s.describe(by, q, g, d, st.Delegation, st.DelegatorKey)
-	o.template.ID = id
+	by, err := chain.ParseID(d.Hops[len(d.Hops)-2].ID)
+	if err != nil {
+		return order{}, internal("read agent", err)
+	}
+	q := SpawnRequest{TaskID: st.TaskID, SpawnID: id, Confirmation: st.Delegations[len(st.Delegations)-1]}
+	o := s.describe(delegator{by, st.DelegatorKey}, q, g, d, c)
+	if o.template.ID, err = chain.ParseID(st.SPIFFEID); err != nil {
+		return order{}, internal("read agent", err)
+	}
 	o.mutations = func(Prepared) ([]record.Mutation, error) { return unrevoked(d), nil }
 	return o, nil
 }
@@ -139,7 +188,7 @@ func (s *Service) orderAgain(by Caller, q SpawnRequest, st *agentState, id chain
 func (q SpawnRequest) fingerprint(by Caller) [32]byte {
 	h := sha256.New()
 	for _, part := range append([]string{
-		by.ID.String(), q.TaskID, q.SpawnID, q.AgentType, q.TTL.String(), itoa(q.MaxDepth), string(q.CSR), q.Confirmation,
+		by.ID.String(), q.TaskID, q.SpawnID, q.AgentType, q.TTL.String(), itoa(q.MaxDepth), string(q.CSR), q.Confirmation, q.enrolment(),
 	}, q.Scope.Strings()...) {
 		h.Write([]byte(itoa(len(part))))
 		h.Write([]byte{':'})
@@ -148,53 +197,105 @@ func (q SpawnRequest) fingerprint(by Caller) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// spawnNew checks, decides, and issues.
+// spawnNew checks, decides, and issues a certificate or a token.
 func (s *Service) spawnNew(ctx context.Context, by Caller, q SpawnRequest, l lineage) (Spawned, error) {
+	if len(q.CSR) == 0 {
+		return s.spawnToken(ctx, by, q, l)
+	}
+	if q.EnrollmentHash != nil {
+		return Spawned{}, refuse(Invalid, "enrollment_hash_with_csr", "enrollment_hash", "a token is for an agent without a CSR")
+	}
 	csr, err := parseCSR(q.CSR)
 	if err != nil {
 		return Spawned{}, err
 	}
-	child, err := s.child(by, q, l, csr)
+	hop, err := s.hop(q, l)
 	if err != nil {
 		return Spawned{}, err
 	}
-	if code := s.revoked.lineage(child); code != "" {
-		return Spawned{}, refuse(Forbidden, code, "", "a part of the delegation chain is revoked")
-	}
-	decision := s.cfg.Policy.Decide(ctx, s.spawnInput(q, l, child))
-	if !decision.Allow {
-		return Spawned{}, &Error{Kind: Forbidden, Code: "policy_denied", Detail: joinReasons(decision.Reasons)}
-	}
-	o, err := s.agentOrder(by, q, l, child, csr.SPKI)
+	limit, err := s.confirm(by, q, l, csr.Public, &hop)
 	if err != nil {
 		return Spawned{}, err
 	}
-	o.env.Policy = decision.Digest
-	issued, err := s.issue(ctx, o)
+	hop.SPKIHash = spkiHash(csr.SPKI)
+	child, err := extend(l.parent, hop)
+	if err != nil {
+		return Spawned{}, err
+	}
+	o, err := s.agentOrder(ctx, q, l, child, csr.SPKI, certified{})
+	if err != nil {
+		return Spawned{}, err
+	}
+	var issued Issued
+	err = s.withSlot(ctx, q.TaskID, l.keep(), func(place record.Mutation) error {
+		o.mutations = func(p Prepared) ([]record.Mutation, error) {
+			st := agentState{TBS: p.TBS(), Delegation: o.template.Delegation, NotAfter: p.Facts().NotAfter, Limit: limit}
+			return s.agentMutations(by, q, l, child, st, place)
+		}
+		issued, err = s.issue(ctx, o)
+		return err
+	})
 	if err != nil {
 		return Spawned{}, err
 	}
 	return Spawned{Issued: issued, AgentID: q.SpawnID}, nil
 }
 
-// child is the parent's chain and one hop more, which never exceeds it.
-func (s *Service) child(by Caller, q SpawnRequest, l lineage, csr *chain.CSR) (chain.Delegation, error) {
+// agentOrder asks what is revoked and what policy says, and gives the order of a checked child. The caller adds the mutations.
+func (s *Service) agentOrder(ctx context.Context, q SpawnRequest, l lineage, child chain.Delegation, spki []byte, c certified) (order, error) {
+	digest, err := s.allowed(ctx, q, l, child)
+	if err != nil {
+		return order{}, err
+	}
+	if c.ext, err = child.Marshal(); err != nil {
+		return order{}, refuse(Invalid, "bad_delegation", "", err.Error())
+	}
+	hop := child.Hops[len(child.Hops)-1]
+	id, err := chain.ParseID(hop.ID)
+	if err != nil {
+		return order{}, internal("read child", err)
+	}
+	o := s.describe(l.by, q, l.grant, child, c)
+	o.template = Template{ID: id, SPKI: spki, NotAfter: hop.NotAfter, Delegation: c.ext}
+	o.env.Policy = digest
+	return o, nil
+}
+
+// allowed asks the revocations and policy about a child.
+func (s *Service) allowed(ctx context.Context, q SpawnRequest, l lineage, child chain.Delegation) (policyDigest string, err error) {
+	if code := s.revoked.lineage(child); code != "" {
+		return "", refuse(Forbidden, code, "", "a part of the delegation chain is revoked")
+	}
+	decision := s.cfg.Policy.Decide(ctx, s.spawnInput(q, l, child))
+	if !decision.Allow {
+		return "", &Error{Kind: Forbidden, Code: "policy_denied", Detail: joinReasons(decision.Reasons)}
+	}
+	return decision.Digest, nil
+}
+
+// hop is the child's own hop, still without its key and its delegator's JWS.
+func (s *Service) hop(q SpawnRequest, l lineage) (chain.Hop, error) {
 	if !slices.Contains(l.types, q.AgentType) {
-		return chain.Delegation{}, refuse(Forbidden, "agent_type_not_allowed", "agent_type", "neither the grant nor the registration allows this agent type")
+		return chain.Hop{}, refuse(Forbidden, "agent_type_not_allowed", "agent_type", "neither the grant nor the registration allows this agent type")
 	}
 	id, err := chain.AgentID(s.cfg.Trust.TrustDomain, q.AgentType, q.SpawnID)
 	if err != nil {
-		return chain.Delegation{}, refuse(Invalid, "bad_agent_type", "agent_type", err.Error())
+		return chain.Hop{}, refuse(Invalid, "bad_agent_type", "agent_type", err.Error())
 	}
-	notAfter, err := s.deadline(q, l)
+	byType := l.byType(q.AgentType)
+	if byType.MaxDepth != nil && q.MaxDepth > *byType.MaxDepth {
+		return chain.Hop{}, refuse(Forbidden, "depth_exceeds_type_limit", "max_depth", "more levels of sub-agents than this agent type may have")
+	}
+	notAfter, err := s.deadline(q, l, byType.MaxTTL)
 	if err != nil {
-		return chain.Delegation{}, err
+		return chain.Hop{}, err
 	}
-	hop := chain.Hop{ID: id.String(), SPKIHash: spkiHash(csr.SPKI), Scope: q.Scope, NotAfter: notAfter, MaxDepth: q.MaxDepth}
-	if err := s.confirm(by, q, l, csr, &hop); err != nil {
-		return chain.Delegation{}, err
-	}
-	child, err := l.parent.Extend(hop)
+	return chain.Hop{ID: id.String(), Scope: q.Scope, NotAfter: notAfter, MaxDepth: q.MaxDepth}, nil
+}
+
+// extend is the parent's chain and one hop more, which never exceeds it.
+func extend(parent chain.Delegation, hop chain.Hop) (chain.Delegation, error) {
+	child, err := parent.Extend(hop)
 	if err != nil {
 		return chain.Delegation{}, refuse(Forbidden, codeOf(err), fieldOf(codeOf(err)), err.Error())
 	}
@@ -202,55 +303,96 @@ func (s *Service) child(by Caller, q SpawnRequest, l lineage, csr *chain.CSR) (c
 }
 
 // deadline is the end of the child's life. What was asked for is never cut short in silence.
-func (s *Service) deadline(q SpawnRequest, l lineage) (time.Time, error) {
+func (s *Service) deadline(q SpawnRequest, l lineage, typeTTL time.Duration) (time.Time, error) {
 	now := s.cfg.Now().UTC()
 	parent := l.parent.Hops[len(l.parent.Hops)-1].NotAfter
-	longest := now.Add(min(l.maxTTL, s.cfg.Limits.AgentTTL))
 	if q.TTL < 0 {
 		return time.Time{}, refuse(Invalid, "bad_ttl", "ttl", "a positive number of seconds")
 	}
 	if q.TTL == 0 {
-		return bounded(longest, parent, s.cfg.Certifier.Limit(chain.Agent)).Truncate(time.Second), nil
+		return bounded(now.Add(l.longest(typeTTL)), parent, s.cfg.Certifier.Limit(chain.Agent)).Truncate(time.Second), nil
 	}
 	end := now.Add(q.TTL)
-	if end.After(parent) {
+	switch {
+	case end.After(parent):
 		return time.Time{}, refuse(Forbidden, "deadline_exceeds_parent", "ttl", "the agent would outlive what it is delegated from")
-	}
-	if end.After(longest) {
-		return time.Time{}, refuse(Forbidden, "ttl_exceeds_limit", "ttl", "longer than this agent type may live")
-	}
-	if end.After(s.cfg.Certifier.Limit(chain.Agent)) {
+	case q.TTL > l.maxTTL:
+		return time.Time{}, refuse(Forbidden, "ttl_exceeds_limit", "ttl", "longer than an agent of this orchestrator may live")
+	case typeTTL > 0 && q.TTL > typeTTL:
+		return time.Time{}, refuse(Forbidden, "ttl_exceeds_type_limit", "ttl", "longer than this agent type may live")
+	case end.After(s.cfg.Certifier.Limit(chain.Agent)):
 		return time.Time{}, refuse(Forbidden, "ttl_exceeds_limit", "ttl", "longer than the issuing CA lives")
 	}
 	return end.Truncate(time.Second), nil
 }
 
-// confirm checks the delegator's JWS, where there is one or must be one, and ties it to the hop.
-func (s *Service) confirm(by Caller, q SpawnRequest, l lineage, csr *chain.CSR, hop *chain.Hop) error {
+// longest is how long a certificate of an agent may live.
+func (l lineage) longest(typeTTL time.Duration) time.Duration {
+	if typeTTL > 0 {
+		return min(l.maxTTL, typeTTL)
+	}
+	return l.maxTTL
+}
+
+// keep is how long an agent's id, key and place are kept: they are used once in the life of the grant.
+func (l lineage) keep() time.Time { return l.grant.NotAfter.Add(grace) }
+
+// confirm checks the delegator's JWS, where there is one or must be one, and ties it to the hop. The key is the
+// child's; nil for one that will redeem a token. It gives the end that no re-key of the child may pass: what the
+// delegator signed; where it signed nothing, the lifetime that was asked for.
+func (s *Service) confirm(by Caller, q SpawnRequest, l lineage, key crypto.PublicKey, hop *chain.Hop) (time.Time, error) {
+	end := l.parent.Hops[len(l.parent.Hops)-1].NotAfter
 	if q.Confirmation == "" {
 		if l.confirm {
-			return refuse(Invalid, "confirmation_required", "confirmation", "a sub-agent needs its parent's signed delegation")
+			return end, refuse(Invalid, "confirmation_required", "confirmation", "the delegator's signed delegation is required here")
 		}
-		return nil
+		if q.TTL > 0 {
+			end = hop.NotAfter
+		}
+		return end, nil
+	}
+	if key == nil && q.EnrollmentHash == nil {
+		return end, refuse(Invalid, "enrollment_hash_required", "enrollment_hash", "a signed delegation names the token's hash, so its caller makes the token")
 	}
 	claims, err := chain.VerifyDelegation(q.Confirmation, by.Certs[0].PublicKey)
 	if err != nil {
-		return refuse(Forbidden, "confirmation_invalid", "confirmation", err.Error())
+		return end, refuse(Forbidden, "confirmation_invalid", "confirmation", err.Error())
 	}
-	jkt, err := chain.Thumbprint(csr.Public)
+	field := confirms(claims, by, q, l, hop, s.cfg.Origin)
+	if field == "" {
+		field, err = confirmsChild(claims, q, key)
+	}
 	if err != nil {
-		return refuse(Invalid, "bad_csr_key", "csr", err.Error())
+		return end, err
 	}
-	if field := confirms(claims, by, q, l, hop, jkt, s.cfg.Origin); field != "" {
-		return refuse(Forbidden, "confirmation_mismatch", "confirmation", "the signed "+field+" is not that of this request")
+	if field != "" {
+		return end, refuse(Forbidden, "confirmation_mismatch", "confirmation", "the signed "+field+" is not that of this request")
 	}
-	sum := sha256.Sum256([]byte(q.Confirmation))
+	sum := chain.DelegationHash(q.Confirmation)
 	hop.Confirmation = &sum
-	return nil
+	return bounded(end, claims.Expiry), nil
+}
+
+// confirmsChild compares the child's key, or the hash of its token.
+func confirmsChild(c chain.Claims, q SpawnRequest, key crypto.PublicKey) (field string, err error) {
+	if key == nil {
+		if c.EnrolHash == nil || *c.EnrolHash != *q.EnrollmentHash {
+			return "cnf.enrol", nil
+		}
+		return "", nil
+	}
+	jkt, err := chain.Thumbprint(key)
+	if err != nil {
+		return "", refuse(Invalid, "bad_csr_key", "csr", err.Error())
+	}
+	if c.EnrolHash != nil || c.KeyHash != jkt {
+		return "cnf.jkt", nil
+	}
+	return "", nil
 }
 
 // confirms compares each claim with the request; it gives the first claim that differs.
-func confirms(c chain.Claims, by Caller, q SpawnRequest, l lineage, hop *chain.Hop, jkt [32]byte, origin string) string {
+func confirms(c chain.Claims, by Caller, q SpawnRequest, l lineage, hop *chain.Hop, origin string) string {
 	parentHash := [32]byte(l.grant.Hash)
 	if last := l.parent.Hops[len(l.parent.Hops)-1]; last.Confirmation != nil {
 		parentHash = *last.Confirmation
@@ -274,8 +416,6 @@ func confirms(c chain.Claims, by Caller, q SpawnRequest, l lineage, hop *chain.H
 		return "del_max_depth"
 	case c.ParentHash != parentHash:
 		return "par_hash"
-	case c.KeyHash != jkt:
-		return "cnf.jkt"
 	}
 	return ""
 }

@@ -16,6 +16,9 @@ const (
 	keyTask     = "task/"  // task/<id>
 	keyAgent    = "agent/" // agent/<id>
 	keySPKI     = "spki/"  // spki/<SHA-256>: an agent key is used once
+	keySlot     = "slot/"  // slot/<task>/<number>: an agent of a task takes one of a bounded number
+	keyLink     = "link/"  // link/<agent>/<number>: a re-key
+	keyAlarm    = "alarm/" // alarm/<agent>: it is raised once
 	keyIdem     = "idem/"  // idem/<caller>/<SHA-256 of the caller's key>
 	keyOpen     = "open/"  // open/<TBS hash>: appended, signature not known to be kept
 	keyCert     = "cert/"  // cert/<TBS hash>: the released certificate, DER
@@ -35,6 +38,10 @@ type identityState struct {
 	Role       Role     `json:"role,omitempty"`
 	// Attestation is how an orchestrator proved itself last.
 	Attestation string `json:"attestation,omitempty"`
+	// TypeLimits narrow MaxTTL and the depth for one agent type.
+	TypeLimits map[string]TypeLimit `json:"type_limits,omitempty"`
+	// RequireConfirmation refuses its spawns without its signature.
+	RequireConfirmation bool `json:"require_confirmation,omitempty"`
 }
 
 // joinState is a join token that was handed out; Used is set by its redemption.
@@ -80,17 +87,50 @@ type taskState struct {
 	Orchestrator string    `json:"orchestrator"`
 }
 
-// agentState is what a retry and a sub-agent need of an issued agent.
+// agentState is what a retry and a sub-agent need of an agent. TBS and Delegation are of its first certificate, and
+// absent while its token is not redeemed.
 type agentState struct {
 	SPIFFEID    string    `json:"spiffe_id"`
 	TaskID      string    `json:"task_id"`
 	Request     []byte    `json:"request"` // SHA-256 of what was asked and by whom
-	TBS         []byte    `json:"tbs"`
-	Delegation  []byte    `json:"delegation"` // the extension's value
+	TBS         []byte    `json:"tbs,omitempty"`
+	Delegation  []byte    `json:"delegation,omitempty"` // the extension's value
 	NotAfter    time.Time `json:"not_after"`
+	Limit       time.Time `json:"limit"`       // no re-key reaches further
 	Delegations []string  `json:"delegations"` // compact JWS by hop
 	// DelegatorKey is the SPKI that the last of Delegations verifies with.
-	DelegatorKey []byte `json:"delegator_key"`
+	DelegatorKey []byte        `json:"delegator_key"`
+	Enrol        *enrolState   `json:"enrol,omitempty"`
+	Renewed      *renewedState `json:"renewed,omitempty"`
+}
+
+// enrolState is an enrolment token, and what its redemption needs of the spawn.
+type enrolState struct {
+	Token    []byte    `json:"token"` // SHA-256; the token itself is kept nowhere
+	Expires  time.Time `json:"expires"`
+	Key      []byte    `json:"key,omitempty"` // SHA-256 of the SPKI that redeemed it
+	Chosen   bool      `json:"chosen"`        // by the caller, who alone knows it
+	Parent   []byte    `json:"parent"`        // the delegator's chain; absent where that is the orchestrator
+	Scope    []string  `json:"scope"`
+	MaxDepth int       `json:"max_depth"`
+}
+
+// renewedState is the newest certificate of an agent that changed its key.
+type renewedState struct {
+	TBS        []byte    `json:"tbs"`
+	Delegation []byte    `json:"delegation"`
+	NotAfter   time.Time `json:"not_after"`
+	Key        []byte    `json:"key"`      // SHA-256 of its SPKI
+	Previous   []byte    `json:"previous"` // of the key that signed for it
+	Count      int       `json:"count"`
+	Link       string    `json:"link"`
+}
+
+// linkState is one re-key.
+type linkState struct {
+	JWS string `json:"jws"`
+	Key []byte `json:"key"` // SPKI that it verifies with
+	To  []byte `json:"to"`  // SHA-256 of the SPKI that it leads to
 }
 
 // idemState is the outcome that a retry gets.

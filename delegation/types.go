@@ -46,14 +46,23 @@ type Position struct {
 
 // Registration is a request to register a workload or a person.
 type Registration struct {
-	Name        string
-	AgentTypes  []string      // orchestrators: the types that it may spawn; empty refuses all
-	MaxTTL      time.Duration // orchestrators: the longest life of an agent
-	PopRoots    []byte        // orchestrators: PEM of the CAs accepted for x509pop; empty refuses that method
-	Role        Role          // operators
-	CSR         []byte        // services and operators: PEM
-	Replace     bool          // of a name that is registered: new attributes, and a new token or certificate
-	Idempotency Idempotency
+	Name       string
+	AgentTypes []string             // orchestrators: the types that it may spawn; empty refuses all
+	MaxTTL     time.Duration        // orchestrators: the longest life of an agent
+	PopRoots   []byte               // orchestrators: PEM of the CAs accepted for x509pop; empty refuses that method
+	Role       Role                 // operators
+	CSR        []byte               // services and operators: PEM
+	TypeLimits map[string]TypeLimit // orchestrators: narrower limits of single agent types
+	// RequireConfirmation refuses an orchestrator's spawns without its signature.
+	RequireConfirmation bool
+	Replace             bool // of a name that is registered: new attributes, and a new token or certificate
+	Idempotency         Idempotency
+}
+
+// TypeLimit bounds the agents of one type. Zero and nil bound nothing.
+type TypeLimit struct {
+	MaxTTL   time.Duration `json:"max_ttl,omitempty"`
+	MaxDepth *int          `json:"max_depth,omitempty"` // levels of sub-agents below one
 }
 
 // Registered answers a Registration.
@@ -153,7 +162,8 @@ type Task struct {
 	Position     Position
 }
 
-// SpawnRequest asks for an agent (by its orchestrator) or a sub-agent (by its parent).
+// SpawnRequest asks for an agent (by its orchestrator) or a sub-agent (by its parent). Without a CSR the agent gets a
+// token instead of a certificate, which it redeems with a CSR of its own.
 type SpawnRequest struct {
 	TaskID       string
 	SpawnID      string // UUIDv7 chosen by the caller; becomes the agent's id
@@ -163,7 +173,23 @@ type SpawnRequest struct {
 	MaxDepth     int
 	CSR          []byte
 	Confirmation string // the delegator's compact JWS
-	Idempotency  Idempotency
+	// EnrollmentHash is SHA-256 of a token that the caller made, so that its JWS can name it; nil: the appliance makes one.
+	EnrollmentHash *[32]byte
+	Idempotency    Idempotency
+}
+
+// Enrollment redeems a token.
+type Enrollment struct {
+	AgentID string
+	Token   string
+	CSR     []byte
+}
+
+// RekeyRequest gives an agent's next key a certificate.
+type RekeyRequest struct {
+	AgentID string
+	CSR     []byte
+	Link    string // compact JWS by the old key (chain.Rekey)
 }
 
 // DecisionRequest is one access request (AuthZEN evaluation).
@@ -221,7 +247,8 @@ type RevokeRequest struct {
 // Lineage is what an agent's certificate stands on.
 type Lineage struct {
 	Delegation  chain.Delegation
-	Delegations []string // compact JWS by hop, "" where there is none
+	Delegations []string       // compact JWS by hop, "" where there is none
+	Links       [][]chain.Link // re-keys by hop, oldest first
 	GrantHash   [32]byte
 }
 

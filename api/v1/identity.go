@@ -4,11 +4,21 @@ import "time"
 
 // OrchestratorRegistration makes an orchestrator known.
 type OrchestratorRegistration struct {
-	Name         string   `json:"name"`
-	AgentTypes   []string `json:"agent_types,omitempty"`   // that it may spawn; none by default
-	MaxTTL       int64    `json:"max_ttl,omitempty"`       // seconds; the longest life of its agents, 0 for the appliance's limit
-	X509PopRoots string   `json:"x509pop_roots,omitempty"` // PEM of the CAs accepted for x509pop; none by default
-	Replace      bool     `json:"replace,omitempty"`       // the name is registered: new attributes, and a new token or certificate
+	Name       string   `json:"name"`
+	AgentTypes []string `json:"agent_types,omitempty"` // that it may spawn; none by default
+	MaxTTL     int64    `json:"max_ttl,omitempty"`     // seconds; the longest life of its agents, 0 for the appliance's limit
+	// TypeLimits narrow the limits for single agent types.
+	TypeLimits map[string]TypeLimit `json:"type_limits,omitempty"`
+	// RequireConfirmation refuses its spawns without its signed delegation.
+	RequireConfirmation bool   `json:"require_confirmation,omitempty"`
+	X509PopRoots        string `json:"x509pop_roots,omitempty"` // PEM of the CAs accepted for x509pop; none by default
+	Replace             bool   `json:"replace,omitempty"`       // the name is registered: new attributes, and a new token or certificate
+}
+
+// TypeLimit bounds the agents of one type.
+type TypeLimit struct {
+	MaxTTL   int64 `json:"max_ttl,omitempty"`   // seconds
+	MaxDepth *int  `json:"max_depth,omitempty"` // levels of sub-agents below one
 }
 
 // OrchestratorRegistered carries the join token, which is shown this once and works once.

@@ -91,6 +91,15 @@ type IssueBody struct {
 	EvidenceHash   string    `json:"evidence_hash,omitempty"`
 	Role           string    `json:"role,omitempty"`        // operators
 	Attestation    string    `json:"attestation,omitempty"` // orchestrators: how they proved themselves
+	// EnrollmentHash is SHA-256 of the token that this key redeemed: what cnf.enrol names.
+	EnrollmentHash string     `json:"enrollment_hash,omitempty"`
+	Rekey          *RekeyBody `json:"rekey,omitempty"`
+}
+
+// RekeyBody belongs to the issue entry of an agent's next key.
+type RekeyBody struct {
+	PreviousSPKIHash string `json:"previous_spki_hash"` // the key that signed the link
+	LinkHash         string `json:"link_hash"`          // SHA-256 of the link, compact; it stands in the payload
 }
 
 // IssuePayload belongs to an agent's IssueBody.
@@ -99,9 +108,36 @@ type IssuePayload struct {
 	JWS        string `json:"jws,omitempty"` // the delegator's, compact
 	// DelegatorKey is the SPKI that the JWS verifies with; its SHA-256 stands in the delegator's hop.
 	DelegatorKey []byte   `json:"delegator_key,omitempty"`
+	Link         string   `json:"link,omitempty"` // of a re-key, compact
 	Issuer       string   `json:"issuer"`
 	Subject      string   `json:"subject"`
 	Roles        []string `json:"roles,omitempty"`
+}
+
+// EnrollmentBody is an agent that gets its certificate for a token. Its own hop is the last; it has no key yet.
+type EnrollmentBody struct {
+	SpawnID   string    `json:"spawn_id"`
+	SPIFFEID  string    `json:"spiffe_id"`
+	TokenHash string    `json:"token_hash"` // SHA-256
+	Expires   time.Time `json:"expires"`
+	Hops      []HopBody `json:"hops"`
+}
+
+// EnrollmentPayload belongs to an EnrollmentBody.
+type EnrollmentPayload struct {
+	JWS          string `json:"jws,omitempty"`           // the delegator's, compact
+	DelegatorKey []byte `json:"delegator_key,omitempty"` // the SPKI that it verifies with
+}
+
+// EventTokenReused is the event of an alarm: a redeemed token was shown again with another key, so one of the two
+// who showed it is a thief. A revocation of the agent goes with it.
+const EventTokenReused = "enrollment_token_reused"
+
+// AlarmBody is something that a person should look at.
+type AlarmBody struct {
+	Event           string `json:"event"`
+	SPKIHash        string `json:"spki_hash"`         // the key that redeemed the token
+	RefusedSPKIHash string `json:"refused_spki_hash"` // the first other one
 }
 
 // FailBody belongs to issue_failed (no signature was released) and issue_unknown (a crash left that open).

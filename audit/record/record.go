@@ -62,13 +62,15 @@ const (
 	TypeSeal         Type = "seal"
 	TypePrune        Type = "prune"
 	TypeMalformed    Type = "malformed"
+	TypeEnrollment   Type = "enrollment"
+	TypeAlarm        Type = "alarm"
 )
 
 // Valid reports whether t is one of the types above.
 func (t Type) Valid() bool {
 	switch t {
 	case TypeCeremony, TypeGrant, TypeTask, TypeIssue, TypeIssueFailed, TypeIssueUnknown, TypeDeny, TypeDecision,
-		TypeRevoke, TypeRedact, TypeAdmin, TypePolicy, TypeDevice, TypeSeal, TypePrune, TypeMalformed:
+		TypeRevoke, TypeRedact, TypeAdmin, TypePolicy, TypeDevice, TypeSeal, TypePrune, TypeMalformed, TypeEnrollment, TypeAlarm:
 		return true
 	default:
 		return false

@@ -132,18 +132,27 @@ func TestBrokenLinks(t *testing.T) {
 		links func(w *world) [][]Link
 		want  string
 	}{
-		"one is missing":    {func(w *world) [][]Link { w.rekey(1, same); return [][]Link{nil, {w.rekey(1, same)}} }, CodeRekeyBroken},
-		"the last missing":  {func(w *world) [][]Link { l := w.rekey(1, same); w.rekey(1, same); return [][]Link{nil, {l}} }, CodeRekeyBroken},
-		"the wrong order":   {func(w *world) [][]Link { a, b := w.rekey(1, same), w.rekey(1, same); return [][]Link{nil, {b, a}} }, CodeRekeyBroken},
-		"another's":         {func(w *world) [][]Link { w.d.Hops[1].ID, w.d.Hops[2].ID = w.d.Hops[2].ID, w.d.Hops[1].ID; l := w.rekey(1, same); w.d.Hops[1].ID, w.d.Hops[2].ID = w.d.Hops[2].ID, w.d.Hops[1].ID; return [][]Link{nil, {l}} }, CodeRekeyInvalid},
-		"another log":       {func(w *world) [][]Link { return [][]Link{nil, {w.rekey(1, func(r *Rekey) { r.Audience = "other" })}} }, CodeRekeyInvalid},
-		"another task":      {func(w *world) [][]Link { return [][]Link{nil, {w.rekey(1, func(r *Rekey) { r.TaskID = testGrant })}} }, CodeRekeyInvalid},
-		"another signature": {func(w *world) [][]Link { a, b := w.rekey(1, same), w.rekey(1, same); a.JWS = b.JWS; return [][]Link{nil, {a, b}} }, CodeRekeyInvalid},
-		"no key":            {func(w *world) [][]Link { l := w.rekey(1, same); l.Key = nil; return [][]Link{nil, {l}} }, CodeRekeyInvalid},
-		"too many":          {func(w *world) [][]Link { return [][]Link{nil, make([]Link, MaxRekeys+1)} }, CodeRekeyBroken},
-		"of nobody":         {func(w *world) [][]Link { return [][]Link{{{}}} }, CodeConfirmationExtra},
-		"of too many hops":  {func(w *world) [][]Link { return make([][]Link, 4) }, CodeConfirmationExtra},
-		"for another key":   {func(w *world) [][]Link { return [][]Link{nil, {w.rekey(1, func(r *Rekey) { r.NewKey[0] ^= 1 })}} }, CodeRekeyBroken},
+		"one is missing":   {func(w *world) [][]Link { w.rekey(1, same); return [][]Link{nil, {w.rekey(1, same)}} }, CodeRekeyBroken},
+		"the last missing": {func(w *world) [][]Link { l := w.rekey(1, same); w.rekey(1, same); return [][]Link{nil, {l}} }, CodeRekeyBroken},
+		"the wrong order":  {func(w *world) [][]Link { a, b := w.rekey(1, same), w.rekey(1, same); return [][]Link{nil, {b, a}} }, CodeRekeyBroken},
+		"another's": {func(w *world) [][]Link {
+			w.d.Hops[1].ID, w.d.Hops[2].ID = w.d.Hops[2].ID, w.d.Hops[1].ID
+			l := w.rekey(1, same)
+			w.d.Hops[1].ID, w.d.Hops[2].ID = w.d.Hops[2].ID, w.d.Hops[1].ID
+			return [][]Link{nil, {l}}
+		}, CodeRekeyInvalid},
+		"another log":  {func(w *world) [][]Link { return [][]Link{nil, {w.rekey(1, func(r *Rekey) { r.Audience = "other" })}} }, CodeRekeyInvalid},
+		"another task": {func(w *world) [][]Link { return [][]Link{nil, {w.rekey(1, func(r *Rekey) { r.TaskID = testGrant })}} }, CodeRekeyInvalid},
+		"another signature": {func(w *world) [][]Link {
+			a, b := w.rekey(1, same), w.rekey(1, same)
+			a.JWS = b.JWS
+			return [][]Link{nil, {a, b}}
+		}, CodeRekeyInvalid},
+		"no key":           {func(w *world) [][]Link { l := w.rekey(1, same); l.Key = nil; return [][]Link{nil, {l}} }, CodeRekeyInvalid},
+		"too many":         {func(w *world) [][]Link { return [][]Link{nil, make([]Link, MaxRekeys+1)} }, CodeRekeyBroken},
+		"of nobody":        {func(w *world) [][]Link { return [][]Link{{{}}} }, CodeConfirmationExtra},
+		"of too many hops": {func(w *world) [][]Link { return make([][]Link, 4) }, CodeConfirmationExtra},
+		"for another key":  {func(w *world) [][]Link { return [][]Link{nil, {w.rekey(1, func(r *Rekey) { r.NewKey[0] ^= 1 })}} }, CodeRekeyBroken},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 3, elliptic.P256())
@@ -195,4 +204,3 @@ func FuzzVerifyRekey(f *testing.F) {
 		}
 	})
 }
-
