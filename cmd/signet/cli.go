@@ -57,6 +57,8 @@ type commands struct {
 	Revoke      revokeCommand      `cmd:"" help:"Revoke something and all below it."`
 	Revocations revocationsCommand `cmd:"" help:"List what is revoked."`
 
+	Agent agentCommand `cmd:"" help:"Serve an agent's certificate to software that knows SPIFFE (Workload API)."`
+
 	Audit   auditCommands  `cmd:"" help:"Read the log."`
 	Status  statusCommand  `cmd:"" help:"Tell whether the appliance is ready. Exit status 1 if not."`
 	Version versionCommand `cmd:"" help:"Print the version."`
