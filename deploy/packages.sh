@@ -26,6 +26,9 @@ need xxd xxd
 
 if [ "${1:-}" = test ]; then
 	need python3 python3
+	need nginx-light /usr/sbin/nginx
+	need curl curl
+	need gnutls-bin gnutls-cli
 fi
 
 [ -n "$missing" ] || exit 0

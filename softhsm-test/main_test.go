@@ -28,7 +28,7 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(bin)) }()
-	build := exec.CommandContext(context.Background(), "go", "build", "-o", bin, "./cmd/signetd", "./cmd/signet-verify") // #nosec G204 -- our own directory
+	build := exec.CommandContext(context.Background(), "go", "build", "-o", bin, "./cmd/signetd", "./cmd/signet", "./cmd/signet-verify") // #nosec G204 -- our own directory
 	build.Dir = ".."
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build: %w: %s", err, out)
@@ -69,6 +69,7 @@ func within(t testing.TB, d time.Duration, what string, wrong func() error) {
 // install names the package of a program.
 var install = map[string]string{
 	"openssl": "openssl", "pkcs11-tool": "opensc", "tpm2_checkquote": "tpm2-tools", "xxd": "xxd", "sha256sum": "coreutils",
+	"nginx": "nginx-light", "curl": "curl", "certtool": "gnutls-bin", "gnutls-cli": "gnutls-bin",
 }
 
 // command runs a program and gives what it printed and its exit code.
