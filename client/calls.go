@@ -66,6 +66,30 @@ func (c *Client) Delegate(ctx context.Context, parent string, q v1.SpawnRequest,
 	return post[v1.Spawned](ctx, c, "/v1/agents/"+url.PathEscape(parent)+"/delegations", q, o)
 }
 
+// SpawnBatch asks for up to v1.MaxSpawnBatch agents. The error is about the batch; each spawn has its own result, in order.
+func (c *Client) SpawnBatch(ctx context.Context, q []v1.SpawnRequest, o ...Option) ([]v1.SpawnResult, error) {
+	out, err := post[v1.SpawnBatchResults](ctx, c, "/v1/agents:batch", v1.SpawnBatch{Spawns: q}, o)
+	if err == nil && len(out.Results) != len(q) {
+		err = fmt.Errorf("client: POST /v1/agents:batch: %d results for %d spawns", len(out.Results), len(q))
+	}
+	return out.Results, err
+}
+
+// Enroll redeems an agent's token. It needs no certificate. A retry with the same key gets the same certificate; the
+// token in another's hands ends the agent.
+func (c *Client) Enroll(ctx context.Context, agent, token, csr string, o ...Option) (v1.Spawned, error) {
+	return post[v1.Spawned](ctx, c, agentCertificate(agent), v1.AgentCertificateRequest{CSR: csr, EnrollmentToken: token}, o)
+}
+
+// Rekey gives the connected agent a certificate for its next key. SignRekey makes the link.
+func (c *Client) Rekey(ctx context.Context, agent, link, csr string, o ...Option) (v1.Spawned, error) {
+	return post[v1.Spawned](ctx, c, agentCertificate(agent), v1.AgentCertificateRequest{CSR: csr, Link: link}, o)
+}
+
+func agentCertificate(agent string) string {
+	return "/v1/agents/" + url.PathEscape(agent) + "/certificate"
+}
+
 // AgentChain shows what an agent's identity stands on.
 func (c *Client) AgentChain(ctx context.Context, id string) (v1.AgentChain, error) {
 	return get[v1.AgentChain](ctx, c, "/v1/agents/"+url.PathEscape(id)+"/chain")

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -18,7 +20,7 @@ import (
 )
 
 // SignSpawn signs the delegator's statement about a spawn (docs/formats/delegation.md): the holder of cert delegates to
-// childKey what q asks for, until expiry at the latest. origin is the log's; parentHash comes from ParentHash. The
+// childKey, or where that is nil to whoever redeems the token of q.EnrollmentHash, what q asks for, until expiry at the latest. origin is the log's; parentHash comes from ParentHash. The
 // result goes into q.Confirmation.
 func SignSpawn(cert *tls.Certificate, origin string, parentHash [32]byte, childKey crypto.PublicKey, trustDomain string, q v1.SpawnRequest, expiry time.Time) (string, error) {
 	if cert == nil || cert.Leaf == nil || len(cert.Leaf.URIs) != 1 {
@@ -36,19 +38,76 @@ func SignSpawn(cert *tls.Certificate, origin string, parentHash [32]byte, childK
 	if err != nil {
 		return "", fmt.Errorf("client: sign spawn: %w", err)
 	}
-	jkt, err := chain.Thumbprint(childKey)
-	if err != nil {
-		return "", fmt.Errorf("client: sign spawn: %w", err)
-	}
-	jws, err := chain.SignDelegation(signer, chain.Claims{
+	claims := chain.Claims{
 		Issuer: cert.Leaf.URIs[0].String(), Subject: child.String(), Audience: origin, JTI: q.SpawnID, TaskID: q.TaskID,
 		Scope: scope, Expiry: expiry.Truncate(time.Second), IssuedAt: time.Now().Truncate(time.Second), MaxDepth: q.MaxDepth,
-		ParentHash: parentHash, KeyHash: jkt,
-	})
+		ParentHash: parentHash,
+	}
+	if err := nameChild(&claims, childKey, q.EnrollmentHash); err != nil {
+		return "", fmt.Errorf("client: sign spawn: %w", err)
+	}
+	jws, err := chain.SignDelegation(signer, claims)
 	if err != nil {
 		return "", fmt.Errorf("client: sign spawn: %w", err)
 	}
 	return jws, nil
+}
+
+// nameChild says whom a delegation is to: a key, or the one that will redeem a token.
+func nameChild(c *chain.Claims, key crypto.PublicKey, enrollmentHash string) error {
+	if key != nil {
+		var err error
+		c.KeyHash, err = chain.Thumbprint(key)
+		return err
+	}
+	hash, err := base64.RawURLEncoding.DecodeString(enrollmentHash)
+	if err != nil || len(hash) != sha256.Size {
+		return errors.New("neither a key nor the hash of a token")
+	}
+	c.EnrolHash = (*[sha256.Size]byte)(hash)
+	return nil
+}
+
+// NewEnrollmentToken makes a token and its hash for SpawnRequest.EnrollmentHash. Who signs a delegation for an agent
+// without a key yet makes the token, so that the signature names it.
+func NewEnrollmentToken() (token, hash string, err error) {
+	var raw [32]byte
+	if _, err := rand.Read(raw[:]); err != nil {
+		return "", "", fmt.Errorf("client: new enrollment token: %w", err)
+	}
+	token = base64.RawURLEncoding.EncodeToString(raw[:])
+	sum := sha256.Sum256([]byte(token))
+	return token, base64.RawURLEncoding.EncodeToString(sum[:]), nil
+}
+
+// linkLife is how long the link of a re-key is good for.
+const linkLife = 5 * time.Minute
+
+// SignRekey signs the link from an agent's present key to its next one, for Client.Rekey. origin is the log's.
+func SignRekey(cert *tls.Certificate, origin string, next crypto.PublicKey) (string, error) {
+	if cert == nil || cert.Leaf == nil || len(cert.Leaf.URIs) != 1 {
+		return "", errors.New("client: sign re-key: the certificate has no SPIFFE ID")
+	}
+	signer, ok := cert.PrivateKey.(crypto.Signer)
+	if !ok {
+		return "", errors.New("client: sign re-key: the present key cannot sign")
+	}
+	d, err := chain.Extract(cert.Leaf)
+	if err != nil {
+		return "", fmt.Errorf("client: sign re-key: %w", err)
+	}
+	jkt, err := chain.Thumbprint(next)
+	if err != nil {
+		return "", fmt.Errorf("client: sign re-key: %w", err)
+	}
+	now := time.Now().Truncate(time.Second)
+	link, err := chain.SignRekey(signer, chain.Rekey{
+		Agent: cert.Leaf.URIs[0].String(), Audience: origin, TaskID: chain.FormatUUID(d.TaskID), IssuedAt: now, Expiry: now.Add(linkLife), NewKey: jkt,
+	})
+	if err != nil {
+		return "", fmt.Errorf("client: sign re-key: %w", err)
+	}
+	return link, nil
 }
 
 // ParentHash is what a delegation by the holder of leaf refers to: the hash of the delegation that the holder got

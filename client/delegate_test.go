@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -182,6 +183,43 @@ func TestOrigin(t *testing.T) {
 		})
 		if got, err := c.Origin(t.Context()); got != want || (err != nil) != (want == "") {
 			t.Errorf("%q: got %q, %v", body, got, err)
+		}
+	}
+}
+
+func TestSignSpawnWithToken(t *testing.T) {
+	parent := identity(t, "spiffe://"+testDomain+"/orchestrator/o")
+	token, hash, err := client.NewEnrollmentToken()
+	if err != nil || len(token) != 43 {
+		t.Fatalf("%q %v", token, err)
+	}
+	sign := func(hash string) (string, error) {
+		q := spawnRequest()
+		q.EnrollmentHash = hash
+		return client.SignSpawn(parent, testOrigin, [32]byte{1}, nil, testDomain, q, time.Now().Add(time.Minute))
+	}
+	jws, err := sign(hash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := chain.VerifyDelegation(jws, parent.Leaf.PublicKey)
+	if err != nil || got.EnrolHash == nil || *got.EnrolHash != sha256.Sum256([]byte(token)) {
+		t.Errorf("%+v %v", got, err)
+	}
+	for _, bad := range []string{"", "x", hash + "A"} {
+		if _, err := sign(bad); err == nil {
+			t.Errorf("%q was signed", bad)
+		}
+	}
+}
+
+func TestSignRekeyRefuses(t *testing.T) {
+	service := identity(t, "spiffe://"+testDomain+"/service/s")
+	noKey := *service
+	noKey.PrivateKey = nil
+	for name, cert := range map[string]*tls.Certificate{"none": nil, "no key": &noKey, "no SPIFFE ID": identity(t, ""), "no agent": service} {
+		if link, err := client.SignRekey(cert, testOrigin, newKey(t).Public()); err == nil || link != "" {
+			t.Errorf("%s: %q, %v", name, link, err)
 		}
 	}
 }

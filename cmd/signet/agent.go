@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -20,11 +21,30 @@ const allowance = time.Minute
 type child struct {
 	holder
 	retry
+	TokenOut string        `name:"token-out" placeholder:"FILE" xor:"holder" required:"" help:"Make a token there, for its owner alone, that the agent redeems with a key of its own."`
 	Type     string        `name:"type" required:"" help:"The agent's type."`
 	Scope    []string      `name:"scope" required:"" sep:"none" placeholder:"TOKEN" help:"What the agent may do; repeatable."`
 	TTL      time.Duration `name:"ttl" help:"How long it lives; as long as allowed by default."`
 	MaxDepth int           `name:"max-depth" help:"Levels of sub-agents below it."`
 	SpawnID  string        `name:"spawn-id" placeholder:"UUID" help:"A UUIDv7 that becomes the agent's id; a retry names the first attempt's."`
+}
+
+// prepare makes or reads the key, or makes the token. The appliance gets its hash alone.
+func (q child) prepare() (subject, error) {
+	if q.TokenOut == "" {
+		return q.holder.prepare()
+	}
+	if q.CertOut != "" {
+		return subject{}, errors.New("--cert-out: with a token there is no certificate yet")
+	}
+	if err := absent("--token-out", q.TokenOut); err != nil {
+		return subject{}, err
+	}
+	token, hash, err := client.NewEnrollmentToken()
+	if err == nil {
+		err = writeBytes(q.TokenOut, 0o600, []byte(token+"\n"))
+	}
+	return subject{token: hash, made: q.TokenOut}, err
 }
 
 func (q child) request(task string, sub subject) (v1.SpawnRequest, error) {
@@ -33,7 +53,7 @@ func (q child) request(task string, sub subject) (v1.SpawnRequest, error) {
 		return v1.SpawnRequest{}, err
 	}
 	out := v1.SpawnRequest{
-		TaskID: task, SpawnID: q.SpawnID, AgentType: q.Type, Scope: q.Scope, TTL: ttl, MaxDepth: q.MaxDepth, CSR: sub.csr,
+		TaskID: task, SpawnID: q.SpawnID, AgentType: q.Type, Scope: q.Scope, TTL: ttl, MaxDepth: q.MaxDepth, CSR: sub.csr, EnrollmentHash: sub.token,
 	}
 	if out.SpawnID == "" {
 		out.SpawnID, err = client.NewSpawnID()
@@ -59,6 +79,14 @@ func (q child) sign(s *session, cert *tls.Certificate, b *basis, sub subject, re
 
 // receive writes the new identity and shows it.
 func (q child) receive(s *session, sub subject, out v1.Spawned) error {
+	if sub.token != "" {
+		expires := ""
+		if out.EnrollmentExpires != nil {
+			expires = timeText(*out.EnrollmentExpires)
+		}
+		return s.print(out, row{"agent", out.AgentID}, row{"identity", out.SPIFFEID}, row{"not after", timeText(out.NotAfter)},
+			row{"token", sub.made}, row{"redeem until", expires}, receiptRow(out.AuditReceipt))
+	}
 	if err := q.keep(sub, out.CertificateChain); err != nil {
 		return err
 	}
@@ -68,6 +96,9 @@ func (q child) receive(s *session, sub subject, out v1.Spawned) error {
 
 // failed keeps what a retry needs.
 func (q child) failed(s *session, sub subject, req v1.SpawnRequest, err error) error {
+	if sub.token != "" {
+		return unsent(sub, err) // a token that nobody redeems expires by itself
+	}
 	if err = s.discard(sub, err); q.SpawnID == "" && ambiguous(err) {
 		s.say("signet: and with --spawn-id %s", req.SpawnID)
 	}

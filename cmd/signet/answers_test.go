@@ -38,6 +38,13 @@ func (f *fake) answer(r *http.Request, body []byte) (int, any) {
 		return 200, opened
 	case "POST /v1/agents", "POST /v1/agents/" + parent + "/delegations":
 		return f.spawn(body, receipt)
+	case "POST /v1/agents/" + parent + "/certificate":
+		return f.certificate(body, receipt)
+	case "POST /v1/agents:batch":
+		return 200, v1.SpawnBatchResults{Results: []v1.SpawnResult{
+			{Status: 201, Agent: &v1.Spawned{AgentID: parent, SPIFFEID: domain + "/agent/research/" + parent, CertificateChain: []string{"A CHAIN\n"}, NotAfter: day}},
+			{Status: 403, Problem: &v1.Problem{Status: 403, Code: "scope_exceeds_parent", Field: "scope"}},
+		}}
 	case "GET /v1/agents/" + parent + "/chain":
 		return 200, v1.AgentChain{AgentID: parent, GrantHash: g.GrantHash, Delegation: v1.Delegation{
 			TaskID: task, Grant: v1.DelegationGrant{
@@ -107,11 +114,26 @@ func (f *fake) spawn(body []byte, receipt *v1.AuditReceipt) (int, any) {
 	if err := json.Unmarshal(body, &q); err != nil {
 		return problem(400, "bad_json")
 	}
+	if q.CSR == "" {
+		expires := day
+		return 201, v1.Spawned{AgentID: q.SpawnID, SPIFFEID: id(), EnrollmentExpires: &expires, NotAfter: day.Add(time.Hour), AuditReceipt: receipt}
+	}
 	text, ok := f.sign(body, &q, func() string { return q.CSR }, id())
 	if !ok {
 		return problem(400, "bad_csr")
 	}
 	return 201, v1.Spawned{AgentID: q.SpawnID, SPIFFEID: id(), CertificateChain: []string{text}, NotAfter: day.Add(time.Hour), AuditReceipt: receipt}
+}
+
+// certificate answers an agent that redeems a token or replaces its key.
+func (f *fake) certificate(body []byte, receipt *v1.AuditReceipt) (int, any) {
+	var q v1.AgentCertificateRequest
+	const id = domain + "/agent/research/" + parent
+	text, ok := f.sign(body, &q, func() string { return q.CSR }, id)
+	if !ok {
+		return problem(400, "bad_csr")
+	}
+	return 201, v1.Spawned{AgentID: parent, SPIFFEID: id, CertificateChain: []string{text}, NotAfter: day, AuditReceipt: receipt}
 }
 
 func (f *fake) sign(body []byte, q any, csr func() string, id string) (string, bool) {

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -168,8 +169,19 @@ func (f *fake) note(r *http.Request, body []byte) {
 	if text(q, "csr") != "" {
 		q["csr"] = verdict(err)
 	}
-	if jws := text(q, "confirmation"); jws != "" && csr != nil {
-		q["confirmation"] = confirmation(jws, r.TLS.PeerCertificates[0].PublicKey, csr.Public)
+	if list, ok := q["spawns"].([]any); ok {
+		q["spawns"] = len(list)
+	}
+	if jws := text(q, "confirmation"); jws != "" {
+		q["confirmation"] = confirmation(jws, r.TLS.PeerCertificates[0].PublicKey, csr, text(q, "enrollment_hash"))
+	}
+	if link := text(q, "link"); link != "" && csr != nil {
+		q["link"] = rekey(link, r.TLS.PeerCertificates[0].PublicKey, csr.Public)
+	}
+	for _, secret := range []string{"enrollment_hash", "enrollment_token"} {
+		if n := len(text(q, secret)); n > 0 {
+			q[secret] = fmt.Sprintf("%d characters", n)
+		}
 	}
 	if at, err := time.Parse(time.RFC3339, text(q, "not_after")); err == nil && time.Until(at) < 48*time.Hour {
 		q["not_after"] = relative(at)
@@ -204,19 +216,35 @@ func verdictLine(err error) string {
 func relative(t time.Time) string { return "in " + time.Until(t).Round(time.Minute).String() }
 
 // confirmation verifies a delegator's statement as the appliance does, and shows its claims.
-func confirmation(jws string, by, child crypto.PublicKey) any {
+func confirmation(jws string, by crypto.PublicKey, csr *chain.CSR, enrollmentHash string) any {
 	c, err := chain.VerifyDelegation(jws, by)
 	if err != nil {
 		return verdict(err)
 	}
-	jkt, err := chain.Thumbprint(child)
-	if err != nil || jkt != c.KeyHash {
-		return "BAD: another child's key"
+	if csr != nil {
+		jkt, err := chain.Thumbprint(csr.Public)
+		if err != nil || jkt != c.KeyHash {
+			return "BAD: another child's key"
+		}
+	} else if c.EnrolHash == nil || base64.RawURLEncoding.EncodeToString(c.EnrolHash[:]) != enrollmentHash {
+		return "BAD: another token"
 	}
 	return map[string]any{
 		"iss": c.Issuer, "sub": c.Subject, "aud": c.Audience, "jti": c.JTI, "task_id": c.TaskID, "scope": c.Scope.String(),
 		"exp": relative(c.Expiry), "del_max_depth": c.MaxDepth, "par_hash": hex.EncodeToString(c.ParentHash[:2]),
 	}
+}
+
+// rekey verifies the link of a re-key as the appliance does.
+func rekey(link string, by, next crypto.PublicKey) any {
+	r, err := chain.VerifyRekey(link, by)
+	if err != nil {
+		return verdict(err)
+	}
+	if jkt, err := chain.Thumbprint(next); err != nil || jkt != r.NewKey {
+		return "BAD: another next key"
+	}
+	return map[string]any{"iss": r.Agent, "aud": r.Audience, "task_id": r.TaskID, "exp": relative(r.Expiry)}
 }
 
 // files puts the callers' identities into a script's directory.

@@ -31,6 +31,7 @@ type registerOrchestratorCommand struct {
 	Name     string        `arg:"" help:"Its name."`
 	Type     []string      `name:"type" sep:"none" placeholder:"TYPE" help:"A type of agent that it may spawn; repeatable. None by default."`
 	MaxTTL   time.Duration `name:"max-ttl" help:"The longest life of its agents; the appliance's limit by default."`
+	Confirm  bool          `name:"require-confirmation" help:"Refuse its spawns without its signed delegation."`
 	PopRoots string        `name:"x509pop-roots" placeholder:"FILE" help:"The CAs whose certificates attest it, PEM."`
 	Replace  bool          `help:"The name is registered: replace that, and get a new join token."`
 	TokenOut string        `name:"token-out" placeholder:"FILE" help:"Write the join token there, for its owner alone, and do not print it."`
@@ -44,7 +45,7 @@ func (q registerOrchestratorCommand) Run(ctx context.Context, s *session) error 
 	if err != nil {
 		return err
 	}
-	req := v1.OrchestratorRegistration{Name: q.Name, AgentTypes: q.Type, MaxTTL: ttl, Replace: q.Replace}
+	req := v1.OrchestratorRegistration{Name: q.Name, AgentTypes: q.Type, MaxTTL: ttl, RequireConfirmation: q.Confirm, Replace: q.Replace}
 	if q.PopRoots != "" {
 		roots, err := readFile(q.PopRoots, maxFile)
 		if err != nil {

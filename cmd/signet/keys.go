@@ -22,18 +22,22 @@ type holder struct {
 	KeyOut  string `name:"key-out" placeholder:"FILE" xor:"holder" required:"" help:"Make a P-256 key and write it there, for its owner alone."`
 	KeyIn   string `name:"key-in" placeholder:"FILE" xor:"holder" required:"" help:"Use this key, PEM, as a retry does."`
 	CSR     string `name:"csr" placeholder:"FILE" xor:"holder" required:"" help:"Use this certification request, PEM: its key stays where it is."`
-	CertOut string `name:"cert-out" placeholder:"FILE" required:"" help:"Write the certificate chain there, PEM, leaf first."`
+	CertOut string `name:"cert-out" placeholder:"FILE" help:"Write the certificate chain there, PEM, leaf first; required with a key or CSR."`
 }
 
 // subject is the key that a certificate is asked for.
 type subject struct {
 	csr    string
 	public crypto.PublicKey
-	made   string // the file of the key that this run made
+	made   string // the file of the key or token that this run made
+	token  string // SHA-256 of the token, base64url, where there is no key yet
 }
 
 // prepare makes or reads the key. A new key is on disk before anybody is asked to certify it.
 func (h holder) prepare() (subject, error) {
+	if h.CertOut == "" {
+		return subject{}, errors.New("--cert-out: required")
+	}
 	if err := absent("--cert-out", h.CertOut); err != nil {
 		return subject{}, err
 	}

@@ -123,8 +123,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 	if err != nil {
 		return nil, err
 	}
-	limits := delegation.DefaultLimits()
-	limits.AgentTTL, limits.WorkloadTTL, limits.GrantLife = a.cfg.Limits.AgentTTL, a.cfg.Limits.WorkloadTTL, a.cfg.Limits.GrantLife
+	limits := a.cfg.Limits.domain()
 	limits.OperatorTTL = operatorTTL
 	return delegation.New(ctx, delegation.Config{
 		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: engine, Resources: table,

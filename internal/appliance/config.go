@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/signet-pki/signet/ca/ceremony"
+	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/chain"
 	"github.com/signet-pki/signet/tpm/quote"
 )
@@ -116,10 +117,26 @@ type Limits struct {
 	WorkloadTTL time.Duration `yaml:"workload_ttl"`
 	// GrantLife is the longest time from consent to deadline (default 24h).
 	GrantLife time.Duration `yaml:"grant_life"`
+	// AgentTypes narrows the limits of single agent types; registrations can narrow them further.
+	AgentTypes map[string]TypeLimit `yaml:"agent_types"`
+	// TaskAgents is how many agents one task may have in all, of all levels (default 10000).
+	TaskAgents int `yaml:"task_agents"`
+	// Rekeys is how often one agent may change its key (default 512).
+	Rekeys int `yaml:"rekeys"`
+	// RequireConfirmation refuses a spawn without the orchestrator's signed delegation. Sub-agents always need their parent's.
+	RequireConfirmation bool `yaml:"require_confirmation"`
 	// Memory is the heap size, in bytes, that the garbage collector defends (default 2 GiB): policy has no bound of its own.
 	Memory int64 `yaml:"memory"`
 	// Concurrency is the number of requests at a time (default 256).
 	Concurrency int `yaml:"concurrency"`
+}
+
+// TypeLimit bounds the agents of one type. What is left out is not bounded here.
+type TypeLimit struct {
+	// MaxTTL is the longest life of one.
+	MaxTTL time.Duration `yaml:"max_ttl"`
+	// MaxDepth is how many levels of sub-agents one may have.
+	MaxDepth *int `yaml:"max_depth,omitempty"`
 }
 
 // Resource maps a resource and an action to the scope that they require.
@@ -168,6 +185,8 @@ func (c *Config) defaults() {
 	orElse(&c.Limits.AgentTTL, 10*time.Minute)
 	orElse(&c.Limits.WorkloadTTL, 24*time.Hour)
 	orElse(&c.Limits.GrantLife, 24*time.Hour)
+	orElse(&c.Limits.TaskAgents, 10_000)
+	orElse(&c.Limits.Rekeys, 512)
 	orElse(&c.Limits.Memory, 2<<30)
 	orElse(&c.Limits.Concurrency, 256)
 }
@@ -203,6 +222,9 @@ func (c *Config) check() error {
 	p.unless(within(c.Limits.AgentTTL, time.Second, 10*time.Minute), "limits.agent_ttl", "1s to 10m")
 	p.unless(within(c.Limits.WorkloadTTL, time.Minute, operatorTTL), "limits.workload_ttl", "1m to 720h")
 	p.unless(within(c.Limits.GrantLife, time.Minute, 30*24*time.Hour), "limits.grant_life", "1m to 720h")
+	p.unless(c.Limits.TaskAgents >= 1 && c.Limits.TaskAgents <= 1_000_000, "limits.task_agents", "1 to 1000000")
+	p.unless(c.Limits.Rekeys >= 1 && c.Limits.Rekeys <= chain.MaxRekeys, "limits.rekeys", fmt.Sprintf("1 to %d", chain.MaxRekeys))
+	c.Limits.checkTypes(&p)
 	p.unless(c.Limits.Memory >= 256<<20, "limits.memory", "at least 256 MiB")
 	p.unless(c.Limits.Concurrency > 0, "limits.concurrency", "at least 1")
 	for i, r := range c.Resources {
@@ -213,6 +235,28 @@ func (c *Config) check() error {
 		return nil
 	}
 	return fmt.Errorf("configuration: %w", errors.Join(p...))
+}
+
+func (l Limits) checkTypes(p *problems) {
+	for name, t := range l.AgentTypes {
+		field := "limits.agent_types." + name
+		_, err := chain.AgentID("signet.example", name, "00000000-0000-7000-8000-000000000000")
+		p.unless(err == nil, field, "not an agent type")
+		p.unless(t.MaxTTL >= 0 && t.MaxTTL <= l.AgentTTL, field+".max_ttl", "at most limits.agent_ttl")
+		p.unless(t.MaxDepth == nil || *t.MaxDepth >= 0 && *t.MaxDepth <= chain.MaxDepth, field+".max_depth", "0 to 8")
+	}
+}
+
+// domain gives the domain's limits.
+func (l Limits) domain() delegation.Limits {
+	out := delegation.DefaultLimits()
+	out.AgentTTL, out.WorkloadTTL, out.GrantLife = l.AgentTTL, l.WorkloadTTL, l.GrantLife
+	out.TaskAgents, out.Rekeys, out.RequireConfirmation = l.TaskAgents, l.Rekeys, l.RequireConfirmation
+	out.AgentTypes = make(map[string]delegation.TypeLimit, len(l.AgentTypes))
+	for name, t := range l.AgentTypes {
+		out.AgentTypes[name] = delegation.TypeLimit{MaxTTL: t.MaxTTL, MaxDepth: t.MaxDepth}
+	}
+	return out
 }
 
 func (t Token) check(p *problems, field string) {
