@@ -11,14 +11,14 @@ import (
 	"github.com/signet-pki/signet/client/workload"
 )
 
-// agentCommand runs beside an agent and is its Workload API. What it serves it takes from the files of --cert, --key and --root.
-type agentCommand struct {
+// serveCommand runs beside an agent and is its Workload API. What it serves it takes from the files of --cert, --key and --root.
+type serveCommand struct {
 	Socket string        `name:"socket" required:"" placeholder:"PATH" help:"The Unix socket, in a directory of its owner alone, which is made if it is not there."`
 	Every  time.Duration `name:"every" default:"5s" help:"How often to look whether the files changed."`
 }
 
 // Run serves until it is interrupted.
-func (q agentCommand) Run(ctx context.Context, s *session) error {
+func (q serveCommand) Run(ctx context.Context, s *session) error {
 	if s.Cert == "" || s.Key == "" || s.Root == "" {
 		return errors.New("--cert, --key, --root: required for this")
 	}
