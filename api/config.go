@@ -50,7 +50,12 @@ type Access interface {
 	Decide(ctx context.Context, by delegation.Caller, q delegation.DecisionRequest) (delegation.Decision, error)
 	Verify(q delegation.VerifyRequest) (chain.Report, error)
 	Revoke(ctx context.Context, by delegation.Caller, q delegation.RevokeRequest) (delegation.Revocation, error)
-	Revocations(from, limit int) []delegation.Revocation
+	Revocations(after delegation.Cursor, limit int) delegation.RevocationPage
+}
+
+// Feed is the signed feed of revocations.
+type Feed interface {
+	Feed(after delegation.Cursor, limit int) delegation.FeedPage
 }
 
 // Domain is what the API serves: *delegation.Service. Its errors are *delegation.Error.
@@ -59,6 +64,7 @@ type Domain interface {
 	Work
 	Agents
 	Access
+	Feed
 }
 
 var _ Domain = (*delegation.Service)(nil)
@@ -160,6 +166,8 @@ type Limits struct {
 	Shutdown      time.Duration // to finish what runs when Run's context ends; 10 s
 	Concurrency   int           // requests at a time with an identity, and as many without; 256
 	SlowRequests  int           // of these, exports and waits for a seal; 32, counted apart
+	Streams       int           // readers of the revocation feed at a time; 256, counted apart
+	StreamWrite   time.Duration // for a reader of the feed to take a piece of it; 10 s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -173,6 +181,8 @@ func (l Limits) withDefaults() Limits {
 	orElse(&l.Shutdown, 10*time.Second)
 	orElse(&l.Concurrency, 256)
 	orElse(&l.SlowRequests, 32)
+	orElse(&l.Streams, 256)
+	orElse(&l.StreamWrite, 10*time.Second)
 	return l
 }
 

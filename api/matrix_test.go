@@ -33,6 +33,7 @@ var expected = map[string]string{
 	"readAccessConfiguration": "oooooooo",
 	"revoke":                  ".o..oo..",
 	"listRevocations":         ".o.ooooo",
+	"streamRevocations":       ".o.ooooo",
 	"searchEntries":           "......o.",
 	"readEntry":               "......o.",
 	"readReceipt":             ".ooooooo",
@@ -81,6 +82,9 @@ func (w *world) admits(r *route, as role, want bool) {
 	t.Helper()
 	path := strings.NewReplacer("{name}", "nobody", "{id}", newID(t), "{index}", "99999", "{number}", "9", "{path}", "0/000",
 		"{grant_id}", newID(t)).Replace(r.path)
+	if r.stream {
+		path += "?cursor=nowhere" // who is admitted would stay
+	}
 	var body any
 	if r.method == http.MethodPost {
 		body = "{}"

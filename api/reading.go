@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -17,17 +16,26 @@ import (
 const (
 	defaultPage = 100
 	maxPage     = 1000
-	maxCursor   = math.MaxInt32
 	pageBytes   = 2 << 20 // of envelopes, after which a page ends early
 )
 
+// limit reads how much a page holds.
+func (c *call) limit() (int, error) {
+	text := c.query.Get("limit")
+	if text == "" {
+		return defaultPage, nil
+	}
+	limit, err := strconv.Atoi(text)
+	if err != nil || limit < 1 || limit > maxPage {
+		return 0, invalid(codeBadParameter, "limit", "1 to "+strconv.Itoa(maxPage))
+	}
+	return limit, nil
+}
+
 // page reads cursor and limit.
 func (c *call) page() (from uint64, limit int, err error) {
-	limit = defaultPage
-	if text := c.query.Get("limit"); text != "" {
-		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxPage {
-			return 0, 0, invalid(codeBadParameter, "limit", "1 to "+strconv.Itoa(maxPage))
-		}
+	if limit, err = c.limit(); err != nil {
+		return 0, 0, err
 	}
 	if text := c.query.Get("cursor"); text != "" {
 		if from, err = number(text); err != nil {

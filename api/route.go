@@ -25,6 +25,7 @@ type route struct {
 	access     bool  // AuthZEN's habits instead of ours
 	free       bool  // answers also when the server is full
 	slow       bool  // may take long: counted apart
+	stream     bool  // lasts until somebody ends it: counted apart
 	maxBody    int64 // where it is more than of others
 
 	handle func(*Server, *call) (reply, error)

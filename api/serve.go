@@ -69,7 +69,7 @@ func (s *Server) answer(c *call) {
 		}
 		defer leave(places)
 	}
-	if !c.route.slow {
+	if !c.route.slow && !c.route.stream {
 		ctx, cancel := context.WithTimeout(c.ctx, s.cfg.Limits.Request)
 		defer cancel()
 		c.ctx = ctx
@@ -86,6 +86,8 @@ func (s *Server) answer(c *call) {
 // places keeps apart what could starve the rest: exports, and callers who need no identity to hold a place.
 func (s *Server) places(r *route) chan struct{} {
 	switch {
+	case r.stream:
+		return s.streams
 	case r.slow:
 		return s.waits
 	case r.allowed&anyone != 0 && r.method != http.MethodGet:

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 
 	"github.com/labstack/echo/v4"
 )
@@ -23,6 +24,11 @@ type Server struct {
 	public  chan struct{} // likewise of others, who must not fill it
 	knocks  chan struct{} // likewise of those that send a body: a slow sender must not keep readers out
 	waits   chan struct{} // likewise for slow ones
+	streams chan struct{} // likewise for readers of the feed
+	closing chan struct{} // closed by endStreams when the server ends
+
+	endStreams func()
+
 	openapi []byte
 	page    []byte
 	bundle  bundles
@@ -40,7 +46,9 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, echo: echo.New(), routes: table(),
 		headers: newHeaders(),
 		work:    make(chan struct{}, cfg.Limits.Concurrency), public: make(chan struct{}, cfg.Limits.Concurrency), knocks: make(chan struct{}, cfg.Limits.Concurrency), waits: make(chan struct{}, cfg.Limits.SlowRequests),
+		streams: make(chan struct{}, cfg.Limits.Streams), closing: make(chan struct{}),
 	}
+	s.endStreams = sync.OnceFunc(func() { close(s.closing) })
 	var err error
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("api: metrics: %w", err)
@@ -100,6 +108,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener, cfg *tls.Config) erro
 		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReadFrameSize: 64 << 10},
 	}
+	srv.RegisterOnShutdown(s.endStreams)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.ServeTLS(ln, "", "") }()
 	select {

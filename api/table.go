@@ -70,10 +70,14 @@ func accessRoutes() []route {
 		give("readAccessConfiguration", http.MethodGet, "/.well-known/authzen-configuration", anyone,
 			"AuthZEN metadata", (*Server).accessConfiguration),
 		take("revoke", "/v1/revocations", orchestrator|operator|officer, http.StatusCreated,
-			"Revoke a certificate, agent, task, grant, user or orchestrator, and all below it", (*Server).revoke).retriable().
+			"Revoke a certificate, agent, subtree, task, grant, user or orchestrator, and all below it", (*Server).revoke).retriable().
 			with(func(r *route) { r.own = "orchestrators: their own agents, tasks and grants" }),
 		give("listRevocations", http.MethodGet, "/v1/revocations", orchestrator|service|staff,
-			"Revocations in the order in which they were made", (*Server).listRevocations).query(limitParam, cursorParam),
+			"Revocations in the order in which they were made", (*Server).listRevocations).
+			query(limitParam, cursorParam, param{"wait", "seconds to wait for something new, at most 25; 0 by default"}),
+		bytesOf("streamRevocations", http.MethodGet, "/v1/revocations/stream", orchestrator|service|staff, mediaEvents,
+			"The signed feed of revocations as server-sent events; Last-Event-ID or cursor resumes it", (*Server).stream).
+			query(cursorParam).with(func(r *route) { r.stream = true }),
 	}
 }
 

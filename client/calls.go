@@ -110,6 +110,11 @@ func (c *Client) Revoke(ctx context.Context, q v1.RevocationRequest, o ...Option
 	return post[v1.Revocation](ctx, c, "/v1/revocations", q, o)
 }
 
+// Keys gives the keys that events and access tokens are signed with. What they say of themselves is not verified here.
+func (c *Client) Keys(ctx context.Context) (v1.KeySet, error) {
+	return get[v1.KeySet](ctx, c, "/v1/jwks")
+}
+
 // Revocations lists what is revoked, after a cursor.
 func (c *Client) Revocations(ctx context.Context, cursor string) (v1.RevocationPage, error) {
 	return get[v1.RevocationPage](ctx, c, "/v1/revocations?cursor="+url.QueryEscape(cursor))

@@ -35,8 +35,9 @@ type Config struct {
 
 // Client is a connection pool to one appliance, as one identity.
 type Client struct {
-	base string
-	http *http.Client
+	base  string
+	http  *http.Client
+	roots *x509.CertPool
 }
 
 // Problem is a refusal by the appliance (RFC 9457).
@@ -70,7 +71,7 @@ func New(c Config) (*Client, error) {
 	if c.Certificate != nil {
 		conf.Certificates = []tls.Certificate{*c.Certificate}
 	}
-	return &Client{base: strings.TrimSuffix(c.URL, "/"), http: &http.Client{
+	return &Client{base: strings.TrimSuffix(c.URL, "/"), roots: c.Roots, http: &http.Client{
 		Timeout:   c.Timeout,
 		Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute},
 		CheckRedirect: func(*http.Request, []*http.Request) error {

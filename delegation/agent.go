@@ -249,23 +249,19 @@ func mayRead(by Caller, id string, d chain.Delegation) bool {
 	return false
 }
 
-// agentOwner is the orchestrator at the head of an agent's chain.
-func (s *Service) agentOwner(id string) (string, error) {
+// agentTask is the task that an agent works on.
+func (s *Service) agentTask(id string) (*taskState, error) {
 	if _, err := chain.ParseUUID(id); err != nil {
-		return "", refuse(NotFound, "agent_not_found", "id", "no such agent")
+		return nil, refuse(NotFound, "agent_not_found", "id", "no such agent")
 	}
 	st, ok, err := load[agentState](s.cfg.Log, keyAgent+id)
 	if err != nil {
-		return "", internal("read agent", err)
+		return nil, internal("read agent", err)
 	}
 	if !ok {
-		return "", refuse(NotFound, "agent_not_found", "id", "no such agent")
+		return nil, refuse(NotFound, "agent_not_found", "id", "no such agent")
 	}
-	t, err := s.task(st.TaskID)
-	if err != nil {
-		return "", err
-	}
-	return t.Orchestrator, nil
+	return s.task(st.TaskID)
 }
 
 func common(a, b []string) []string {

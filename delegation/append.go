@@ -103,6 +103,7 @@ func unrevoked(d chain.Delegation) []record.Mutation {
 		must(record.Absent, revKey(chain.RevGrant, chain.FormatUUID(d.Grant.GrantID)), refuse(Forbidden, chain.CodeGrantRevoked, "", "the grant is revoked")),
 		must(record.Absent, revKey(chain.RevTask, chain.FormatUUID(d.TaskID)), refuse(Forbidden, chain.CodeTaskRevoked, "", "the task is revoked")),
 	}
+	last := len(d.Hops) - 1
 	for i, h := range d.Hops {
 		// Extend and Verify have accepted every id.
 		id, _ := chain.ParseID(h.ID)
@@ -111,6 +112,9 @@ func unrevoked(d chain.Delegation) []record.Mutation {
 			continue
 		}
 		m = append(m, must(record.Absent, revKey(chain.RevAgent, id.AgentID()), refuse(Forbidden, chain.CodeAgentRevoked, "", "an agent of the chain is revoked")))
+		if i < last {
+			m = append(m, must(record.Absent, revKey(chain.RevSubtree, id.AgentID()), refuse(Forbidden, chain.CodeSubtreeRevoked, "", "what is below an agent of the chain is revoked")))
+		}
 	}
 	return m
 }

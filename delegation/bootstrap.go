@@ -35,6 +35,6 @@ func FirstOperator(cert, issuer *x509.Certificate, now time.Time) (record.Entry,
 		return record.Entry{}, internal("make entry", err)
 	}
 	e.Terms = []record.Term{{Kind: "serial", ID: chain.Serial(cert)}}
-	e.Mutations = []record.Mutation{{Key: keyCert + hexOf(tbsHash(cert)), Value: cert.Raw}, create(identityKey(chain.Operator, id.Name()), state, time.Time{}, errRegistered())}
+	e.Mutations = []record.Mutation{{Key: keyCert + hexOf(tbsHash(cert)), Value: cert.Raw}, create(identityKey(chain.Operator, id.Name()), state, time.Time{}, errRegistered()), serialMutation(chain.Serial(cert), cert.NotAfter)}
 	return e, nil
 }

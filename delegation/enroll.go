@@ -182,7 +182,7 @@ func (s *Service) alarm(ctx context.Context, id string, st *agentState, refused 
 	}
 	about := record.Envelope{Task: st.TaskID, Grant: chain.FormatUUID(d.Grant.GrantID), Agent: id, Orchestrator: nameOf(d.Hops[0].ID)}
 	if !s.revoked.has(chain.RevAgent, id) {
-		if _, err := s.end(ctx, Caller{}, RevokeRequest{Kind: chain.RevAgent, ID: id, Reason: record.EventTokenReused}, about); err != nil {
+		if _, err := s.end(ctx, Caller{}, RevokeRequest{Kind: chain.RevAgent, ID: id, Reason: record.EventTokenReused}, revocable{about: about, end: d.Grant.NotAfter}); err != nil {
 			return err
 		}
 	}

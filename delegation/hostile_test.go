@@ -423,9 +423,9 @@ func TestFeedKeepsItsOrder(t *testing.T) {
 	wg.Wait()
 	r.clock = r.clock.Add(-time.Second)
 	r.revoke(chain.RevTask, tasks[7].ID)
-	before := r.s.Revocations(0, 10)
+	before := r.s.Revocations(delegation.Cursor{}, 10).Revocations
 	r.restart()
-	after := r.s.Revocations(0, 10)
+	after := r.s.Revocations(delegation.Cursor{}, 10).Revocations
 	if len(before) != 8 || len(after) != 8 {
 		t.Fatalf("%d and %d revocations", len(before), len(after))
 	}

@@ -54,7 +54,7 @@ func (s *Service) issueDraft(o order, p Prepared) (draft, error) {
 	if err != nil {
 		return draft{}, err
 	}
-	m = append(m, record.Mutation{Key: keyOpen + hexOf(p.Hash()), Value: []byte(f.Serial)})
+	m = append(m, record.Mutation{Key: keyOpen + hexOf(p.Hash()), Value: []byte(f.Serial)}, serialMutation(f.Serial, f.NotAfter))
 	return draft{
 		env: o.env, body: o.body, payload: o.payload, mutations: m,
 		terms: append(termsOf(o.env), record.Term{Kind: "serial", ID: f.Serial}),

@@ -12,114 +12,6 @@ import (
 // maxReason bounds the text of a revocation.
 const maxReason = 256
 
-// revocations is the set of all revoked things, in memory: an access decision asks it a handful of times. The list is
-// in the order of sequence numbers, which is the order of the log.
-type revocations struct {
-	// order is held from taking a sequence number until the revocation stands in set and list, so that a reader of the
-	// feed never sees a later one first.
-	order sync.Mutex
-
-	mu   sync.RWMutex
-	set  map[string]Revocation
-	list []Revocation
-}
-
-// loadRevocations reads the projection's revocations.
-func loadRevocations(ctx context.Context, log Log) (*revocations, error) {
-	r := &revocations{set: make(map[string]Revocation)}
-	after := ""
-	for {
-		n := 0
-		err := log.Scan(ctx, keyRevoked, after, 1000, func(key string, value []byte) error {
-			n, after = n+1, key
-			return r.read(key, value)
-		})
-		if err != nil {
-			return nil, err
-		}
-		if n < 1000 {
-			break
-		}
-	}
-	r.sort()
-	return r, nil
-}
-
-func (r *revocations) has(kind chain.RevKind, id string) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	_, ok := r.set[revKey(kind, id)]
-	return ok
-}
-
-// current is the set as chain.Verify wants it: the appliance's own is complete at the moment that is verified for.
-type current struct {
-	*revocations
-	at time.Time
-}
-
-// Revoked asks the set.
-func (c current) Revoked(kind chain.RevKind, id string) bool { return c.has(kind, id) }
-
-// FreshAt is that moment.
-func (c current) FreshAt() time.Time { return c.at }
-
-func (r *revocations) add(v Revocation) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	k := revKey(v.Kind, v.ID)
-	if _, ok := r.set[k]; ok {
-		return
-	}
-	r.set[k] = v
-	r.list = append(r.list, v)
-}
-
-// next is the sequence number of the next revocation. The caller holds order.
-func (r *revocations) next() uint64 {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	if len(r.list) == 0 {
-		return 1
-	}
-	return r.list[len(r.list)-1].Seq + 1
-}
-
-// page gives up to limit revocations after the first `from` ones.
-func (r *revocations) page(from, limit int) []Revocation {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	if from >= len(r.list) {
-		return nil
-	}
-	return append([]Revocation(nil), r.list[from:min(from+limit, len(r.list))]...)
-}
-
-// lineage gives the code of the first revoked part of a chain, "" when there is none.
-func (r *revocations) lineage(d chain.Delegation) string {
-	switch {
-	case r.has(chain.RevUser, chain.UserID(d.Grant.Issuer, d.Grant.Subject)):
-		return chain.CodeUserRevoked
-	case r.has(chain.RevGrant, chain.FormatUUID(d.Grant.GrantID)):
-		return chain.CodeGrantRevoked
-	case r.has(chain.RevTask, chain.FormatUUID(d.TaskID)):
-		return chain.CodeTaskRevoked
-	}
-	for i, h := range d.Hops {
-		id, err := chain.ParseID(h.ID)
-		if err != nil {
-			return chain.CodeHopID
-		}
-		if i == 0 && r.has(chain.RevOrchestrator, id.Name()) {
-			return chain.CodeOrchestratorRevoked
-		}
-		if i > 0 && r.has(chain.RevAgent, id.AgentID()) {
-			return chain.CodeAgentRevoked
-		}
-	}
-	return ""
-}
-
 // Revoke ends a thing and all below it, at once for issuance and decisions here.
 func (s *Service) Revoke(ctx context.Context, by Caller, q RevokeRequest) (Revocation, error) {
 	v, err := s.revoke(ctx, by, q)
@@ -135,7 +27,7 @@ func (s *Service) revoke(ctx context.Context, by Caller, q RevokeRequest) (Revoc
 		return Revocation{}, err
 	}
 	q.ID = id
-	about, err := s.revocable(by, q)
+	what, err := s.revocable(by, q)
 	if err != nil {
 		return Revocation{}, err
 	}
@@ -145,87 +37,69 @@ func (s *Service) revoke(ctx context.Context, by Caller, q RevokeRequest) (Revoc
 	if v, ok := s.revoked.get(q.Kind, q.ID); ok {
 		return v, nil
 	}
-	return s.end(ctx, by, q, about)
+	return s.end(ctx, by, q, what)
 }
 
-// end appends a revocation, and puts it in force here. Once it has begun it does not depend on the caller any more. A
-// revocation that may have been written is in force: what is revoked by mistake can be granted again, not the reverse.
-func (s *Service) end(ctx context.Context, by Caller, q RevokeRequest, about record.Envelope) (Revocation, error) {
-	s.revoked.order.Lock()
-	defer s.revoked.order.Unlock()
-	if v, ok := s.revoked.get(q.Kind, q.ID); ok {
-		return v, nil
-	}
-	v := Revocation{Seq: s.revoked.next(), Kind: q.Kind, ID: q.ID, Reason: q.Reason, Time: s.cfg.Now().UTC()}
-	d, err := s.revokeDraft(by, q, about, v)
-	if err != nil {
-		return Revocation{}, err
-	}
-	pos, err := s.appendFirmly(ctx, d)
-	if err != nil {
-		if AsError(err).Code == codeUnknown {
-			s.revoked.add(v)
-		}
-		return Revocation{}, err
-	}
-	v.Position = pos
-	s.revoked.add(v)
-	return v, nil
+// revocable is a thing that may be revoked: what its entry's envelope says, and when nothing valid names it any more
+// (zero: never).
+type revocable struct {
+	about record.Envelope
+	end   time.Time
 }
 
-func (s *Service) revokeDraft(by Caller, q RevokeRequest, about record.Envelope, v Revocation) (draft, error) {
-	value, err := encode(revokedState{Seq: v.Seq, Reason: v.Reason, Time: v.Time})
-	if err != nil {
-		return draft{}, err
+// expires is when the revocation can be forgotten.
+func (r revocable) expires() time.Time {
+	if r.end.IsZero() {
+		return time.Time{}
 	}
-	m, err := s.remember(by, q.Idempotency, q.ID)
-	if err != nil {
-		return draft{}, err
-	}
-	about.Type = record.TypeRevoke
-	nameCaller(&about, by)
-	d := draft{
-		env:       about,
-		body:      record.RevokeBody{Kind: q.Kind.String(), ID: q.ID, Reason: q.Reason, Seq: v.Seq},
-		mutations: append(m, create(revKey(q.Kind, q.ID), value, time.Time{}, errRaced)),
-	}
-	if q.Kind == chain.RevUser {
-		// The envelope has the pseudonym; who it is stands in the payload, where it can be erased.
-		iss, sub := splitUser(q.ID)
-		d.env.User = s.cfg.Pseudonym(iss, sub)
-		d.body = record.RevokeBody{Kind: q.Kind.String(), ID: d.env.User, Reason: q.Reason, Seq: v.Seq}
-		d.payload = record.RevokePayload{Issuer: iss, Subject: sub}
-	}
-	d.terms = termsOf(d.env)
-	return d, nil
+	return r.end.Add(grace).UTC()
 }
 
 // revocable checks that q names something that by may end.
-func (s *Service) revocable(by Caller, q RevokeRequest) (record.Envelope, error) {
-	var env record.Envelope
+func (s *Service) revocable(by Caller, q RevokeRequest) (revocable, error) {
+	var r revocable
+	var err error
 	staff := by.Role == RoleOperator || by.Role == RoleOfficer
 	switch q.Kind {
 	case chain.RevTask:
-		env.Task = q.ID
+		r.about.Task = q.ID
 		t, err := s.task(q.ID)
-		return env, own(by, staff, t.orchestrator(), err)
-	case chain.RevAgent:
-		env.Agent = q.ID
-		owner, err := s.agentOwner(q.ID)
-		return env, own(by, staff, owner, err)
+		if err := own(by, staff, t.orchestrator(), err); err != nil {
+			return r, err
+		}
+		r.end, err = s.grantEnd(t)
+		return r, err
+	case chain.RevAgent, chain.RevSubtree:
+		r.about.Agent = q.ID
+		t, err := s.agentTask(q.ID)
+		if err := own(by, staff, t.orchestrator(), err); err != nil {
+			return r, err
+		}
+		r.end, err = s.grantEnd(t)
+		return r, err
 	case chain.RevGrant:
-		env.Grant = q.ID
+		r.about.Grant = q.ID
 		g, err := s.grant(q.ID)
-		return env, own(by, staff, g.orchestrator(), err)
+		if err := own(by, staff, g.orchestrator(), err); err != nil {
+			return r, err
+		}
+		r.end = g.NotAfter
+		return r, nil
 	case chain.RevOrchestrator:
-		env.Orchestrator = q.ID
-		return env, own(by, staff, "", nil)
-	case chain.RevCertificate, chain.RevUser:
-		return env, own(by, staff, "", nil)
+		r.about.Orchestrator = q.ID
+		return r, own(by, staff, "", nil)
+	case chain.RevUser:
+		return r, own(by, staff, "", nil)
+	case chain.RevCertificate:
+		if err := own(by, staff, "", nil); err != nil {
+			return r, err
+		}
+		r.end, err = s.certificateEnd(q.ID)
+		return r, err
 	case chain.RevUnknown:
 		fallthrough
 	default:
-		return env, refuse(Invalid, "bad_revocation_kind", "kind", "one of certificate, agent, task, grant, user, orchestrator")
+		return r, refuse(Invalid, "bad_revocation_kind", "kind", kindsText)
 	}
 }
 
@@ -240,5 +114,135 @@ func own(by Caller, staff bool, owner string, err error) error {
 	return refuse(Forbidden, "not_yours", "id", "only an operator or the orchestrator that it belongs to may revoke it")
 }
 
-// Revocations lists up to limit revocations after the first `from` ones.
-func (s *Service) Revocations(from, limit int) []Revocation { return s.revoked.page(from, limit) }
+// maxEnding bounds how many revocations are numbered and appended together.
+const maxEnding = 256
+
+// ending is one revocation on its way into the log.
+type ending struct {
+	ctx  context.Context // of its caller, for the values alone
+	by   Caller
+	q    RevokeRequest
+	what revocable
+
+	done bool
+	v    Revocation
+	err  error
+}
+
+// end appends a revocation, and puts it in force here. Once it has begun it does not depend on the caller any more. A
+// revocation that may have been written is in force: what is revoked by mistake can be granted again, not the reverse.
+//
+// Whoever has the turn takes along what waits: numbers go up in the order of the feed, and a thousand revocations at once
+// cost a few writes.
+func (s *Service) end(ctx context.Context, by Caller, q RevokeRequest, what revocable) (Revocation, error) {
+	e := &ending{ctx: context.WithoutCancel(ctx), by: by, q: q, what: what}
+	s.revoked.wait(e)
+	s.revoked.turn.Lock()
+	defer s.revoked.turn.Unlock()
+	for !e.done {
+		s.endTogether(s.revoked.take(maxEnding))
+	}
+	return e.v, e.err
+}
+
+// endTogether numbers, appends and publishes. The caller has the turn.
+func (s *Service) endTogether(all []*ending) {
+	first := map[string]*ending{}
+	var fresh []*ending
+	for _, e := range all {
+		key := revKey(e.q.Kind, e.q.ID)
+		v, known := s.revoked.get(e.q.Kind, e.q.ID)
+		switch {
+		case known:
+			e.v = v
+		case first[key] != nil:
+		default:
+			first[key] = e
+			fresh = append(fresh, e)
+		}
+	}
+	drafts := s.number(fresh)
+	var wg sync.WaitGroup
+	for i, e := range fresh {
+		if e.err == nil {
+			wg.Go(func() { e.v.Position, e.err = s.appendFirmly(e.ctx, drafts[i]) })
+		}
+	}
+	wg.Wait()
+	s.publish(fresh)
+	for _, e := range all {
+		if f := first[revKey(e.q.Kind, e.q.ID)]; f != nil {
+			e.v, e.err = f.v, f.err
+		}
+		e.done = true
+	}
+}
+
+// number gives each its number and its entry, which holds the highest number of them all.
+func (s *Service) number(fresh []*ending) []draft {
+	drafts := make([]draft, len(fresh))
+	epoch, next, err := s.revoked.reserve(uint64(len(fresh)))
+	if err != nil {
+		for _, e := range fresh {
+			e.err = err
+		}
+		return drafts
+	}
+	head, err := encode(feedState{Epoch: epoch, Seq: next + uint64(len(fresh)) - 1 + reserved})
+	for i, e := range fresh {
+		e.v = Revocation{
+			Seq: next + uint64(i), Kind: e.q.Kind, ID: e.q.ID, Reason: e.q.Reason, Time: s.cfg.Now().UTC(), Expires: e.what.expires(), //nolint:gosec // G115: an index
+		}
+		if e.err = err; err != nil {
+			continue
+		}
+		drafts[i], e.err = s.revokeDraft(e.by, e.q, e.what.about, e.v)
+		drafts[i].mutations = append(drafts[i].mutations, record.Mutation{Key: keyFeed, Value: head})
+	}
+	return drafts
+}
+
+// publish puts in force what was written, or may have been.
+func (s *Service) publish(fresh []*ending) {
+	var out []Revocation
+	written := false
+	for _, e := range fresh {
+		written = written || e.err == nil
+		if e.err == nil || AsError(e.err).Code == codeUnknown {
+			out = append(out, e.v)
+		}
+	}
+	s.revoked.add(written, out...)
+}
+
+func (s *Service) revokeDraft(by Caller, q RevokeRequest, about record.Envelope, v Revocation) (draft, error) {
+	value, err := encode(revokedState{Seq: v.Seq, Reason: v.Reason, Time: v.Time, Expires: v.Expires})
+	if err != nil {
+		return draft{}, err
+	}
+	m, err := s.remember(by, q.Idempotency, q.ID)
+	if err != nil {
+		return draft{}, err
+	}
+	about.Type = record.TypeRevoke
+	nameCaller(&about, by)
+	d := draft{
+		env:       about,
+		body:      record.RevokeBody{Kind: q.Kind.String(), ID: q.ID, Reason: q.Reason, Seq: v.Seq, Expires: v.Expires},
+		mutations: append(m, create(revKey(q.Kind, q.ID), value, v.Expires, errRaced)),
+	}
+	if q.Kind == chain.RevUser {
+		// The envelope has the pseudonym; who it is stands in the payload, where it can be erased.
+		iss, sub := chain.SplitUserID(q.ID)
+		d.env.User = s.cfg.Pseudonym(iss, sub)
+		d.body = record.RevokeBody{Kind: q.Kind.String(), ID: d.env.User, Reason: q.Reason, Seq: v.Seq}
+		d.payload = record.RevokePayload{Issuer: iss, Subject: sub}
+	}
+	d.terms = termsOf(d.env)
+	return d, nil
+}
+
+// Revocations lists up to limit revocations behind a place in the feed: all of them for a place in another epoch.
+func (s *Service) Revocations(after Cursor, limit int) RevocationPage {
+	return s.revoked.page(after, limit)
+}

@@ -2,50 +2,55 @@ package delegation
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
-	"slices"
 	"strings"
+	"time"
 
+	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
 // revKey is the projection's key of a revocation.
 func revKey(kind chain.RevKind, id string) string { return keyRevoked + kind.String() + "/" + id }
 
-func (r *revocations) get(kind chain.RevKind, id string) (Revocation, bool) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	v, ok := r.set[revKey(kind, id)]
-	return v, ok
+// serialMutation notes until when a certificate is valid: a revocation of its serial has no longer life.
+func serialMutation(serial string, notAfter time.Time) record.Mutation {
+	return record.Mutation{Key: keySerial + serial, Value: []byte(notAfter.UTC().Format(time.RFC3339)), Expires: notAfter.Add(grace)}
 }
 
-// read takes one stored revocation.
-func (r *revocations) read(key string, value []byte) error {
-	word, id, _ := strings.Cut(strings.TrimPrefix(key, keyRevoked), "/")
-	kind, err := chain.ParseRevKind(word)
+// certificateEnd is when the certificate of a serial ends; for one that is not known, when all that was issued until now has.
+func (s *Service) certificateEnd(serial string) (time.Time, error) {
+	b, ok, err := s.cfg.Log.Get(keySerial + serial)
 	if err != nil {
-		return fmt.Errorf("delegation: state %q: %w", key, err)
+		return time.Time{}, internal("read serial", err)
 	}
-	var st revokedState
-	if err := json.Unmarshal(value, &st); err != nil {
-		return fmt.Errorf("delegation: state %q is unreadable: %w", key, err)
+	if ok {
+		at, err := time.Parse(time.RFC3339, string(b))
+		if err != nil {
+			return time.Time{}, internal("read serial", err)
+		}
+		return at, nil
 	}
-	r.add(Revocation{Seq: st.Seq, Kind: kind, ID: id, Reason: st.Reason, Time: st.Time})
-	return nil
+	latest := s.cfg.Now().Add(s.cfg.Limits.OperatorTTL)
+	for _, k := range []chain.Kind{chain.Agent, chain.Service} {
+		if end := s.cfg.Certifier.Limit(k); end.After(latest) {
+			latest = end
+		}
+	}
+	return latest, nil
 }
 
-// sort puts the list into the order of the feed; keys come in another one.
-func (r *revocations) sort() {
-	slices.SortFunc(r.list, func(a, b Revocation) int { return cmp.Compare(a.Seq, b.Seq) })
+// grantEnd is when the grant of a task ends, and with it everything below.
+func (s *Service) grantEnd(t *taskState) (time.Time, error) {
+	g, err := s.grant(t.GrantID)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return g.NotAfter, nil
 }
 
-func splitUser(id string) (issuer, subject string) {
-	issuer, subject, _ = strings.Cut(id, "\x00")
-	return issuer, subject
-}
+// kindsText names the kinds, for refusals.
+const kindsText = "one of certificate, agent, subtree, task, grant, user, orchestrator"
 
 // maxSerial bounds a serial number, in octets (RFC 5280 §4.1.2.2).
 const maxSerial = 20
@@ -62,19 +67,19 @@ func (s *Service) revocationID(q RevokeRequest) (string, error) {
 	case chain.RevOrchestrator:
 		return s.orchestratorID(q.ID)
 	case chain.RevUser:
-		iss, sub := splitUser(q.ID)
+		iss, sub := chain.SplitUserID(q.ID)
 		if iss != s.cfg.Issuer || sub == "" || len(sub) > chain.MaxSubjectBytes {
 			return "", refuse(Invalid, "unknown_user", "user", "the issuer is exactly that of the configured identity provider, with a subject")
 		}
 		return q.ID, nil
-	case chain.RevAgent, chain.RevTask, chain.RevGrant:
+	case chain.RevAgent, chain.RevSubtree, chain.RevTask, chain.RevGrant:
 		if _, err := chain.ParseUUID(q.ID); err != nil {
 			return "", refuse(Invalid, "bad_request", "id", "a lower-case UUIDv7")
 		}
 		return q.ID, nil
 	case chain.RevUnknown:
 	}
-	return "", refuse(Invalid, "bad_revocation_kind", "kind", "one of certificate, agent, task, grant, user, orchestrator")
+	return "", refuse(Invalid, "bad_revocation_kind", "kind", kindsText)
 }
 
 // serialID takes hexadecimal in either case, with or without colons, as tools print it.

@@ -112,6 +112,7 @@ type Limits struct {
 	Enrollment   time.Duration // life of an enrolment token
 	TaskAgents   int           // agents of one task, of all levels
 	Rekeys       int           // of one agent
+	Heartbeat    time.Duration // of the revocation feed
 	AgentTypes   map[string]TypeLimit
 	// RequireConfirmation refuses every spawn without its delegator's signature; sub-agents always need one.
 	RequireConfirmation bool
@@ -123,7 +124,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		AgentTTL: 10 * time.Minute, WorkloadTTL: 24 * time.Hour, OperatorTTL: 30 * 24 * time.Hour,
 		GrantLife: 24 * time.Hour, PendingGrant: 15 * time.Minute, JoinToken: 10 * time.Minute,
-		MaxDepth: 8, Enrollment: time.Minute, TaskAgents: 10_000, Rekeys: 512, MalformedBurst: 20,
+		MaxDepth: 8, Enrollment: time.Minute, TaskAgents: 10_000, Rekeys: 512, Heartbeat: 5 * time.Second, MalformedBurst: 20,
 	}
 }
 
@@ -131,6 +132,7 @@ func DefaultLimits() Limits {
 type Service struct {
 	cfg       Config
 	revoked   *revocations
+	feed      *feed
 	callers   *cache[[32]byte, identity]
 	grants    *cache[string, *grantState]
 	tasks     *cache[string, *taskState]
@@ -162,10 +164,11 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	if s.tokens, err = s.secret(); err != nil {
 		return nil, err
 	}
-	s.revoked, err = loadRevocations(ctx, cfg.Log)
+	s.revoked, err = loadRevocations(ctx, cfg.Log, cfg.Now())
 	if err != nil {
 		return nil, fmt.Errorf("delegation: load revocations: %w", err)
 	}
+	s.feed = newFeed(s.revoked.epoch)
 	return s, nil
 }
 
@@ -187,7 +190,26 @@ func (s *Service) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.runKeeper(ctx) })
 	g.Go(func() error { return s.runMalformed(ctx) })
+	g.Go(func() error { return s.runDrop(ctx) })
+	g.Go(func() error { return s.runFeed(ctx) })
 	return g.Wait()
+}
+
+// dropEvery is how often revocations are looked at that nothing valid can name any more.
+const dropEvery = time.Minute
+
+func (s *Service) runDrop(ctx context.Context) error {
+	tick := time.NewTicker(dropEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			s.revoked.drop(s.cfg.Now())
+			s.feed.drop(s.cfg.Now())
+		}
+	}
 }
 
 func (s *Service) runMalformed(ctx context.Context) error {

@@ -443,7 +443,7 @@ func TestRevocationsSurviveRestart(t *testing.T) {
 	if _, err := r.s.Spawn(t.Context(), r.auth(orch), r.request(task, newKey(t))); code(t, err) != "task_completed" {
 		t.Errorf("a spawn under a completed task: %v", err)
 	}
-	if got := r.s.Revocations(0, 10); len(got) != 1 || got[0].ID != task.ID {
+	if got := r.s.Revocations(delegation.Cursor{}, 10).Revocations; len(got) != 1 || got[0].ID != task.ID {
 		t.Errorf("revocations %+v", got)
 	}
 }

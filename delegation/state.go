@@ -24,6 +24,9 @@ const (
 	keyCert     = "cert/"  // cert/<TBS hash>: the released certificate, DER
 	keyAt       = "at/"    // at/<TBS hash>: the position of the issue entry, known once it is durable
 	keyRevoked  = "rev/"   // rev/<kind>/<id>
+	keyFeed     = "feed/head"
+	keySerial   = "serial/" // serial/<serial>: until when the certificate is valid
+	keyGiven    = "given/"  // given/<pseudonym>/<grant id>: the grants that a user gave
 )
 
 // grace keeps short-lived state a little longer than anything that can name it.
@@ -141,10 +144,16 @@ type idemState struct {
 
 // revokedState is one revocation.
 type revokedState struct {
-	Seq    uint64    `json:"seq"`
-	Reason string    `json:"reason"`
-	Time   time.Time `json:"time"`
-	Index  uint64    `json:"index"`
+	Seq     uint64    `json:"seq"`
+	Reason  string    `json:"reason"`
+	Time    time.Time `json:"time"`
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// feedState stands apart from the revocations, which are dropped in their time: no number is ever used twice.
+type feedState struct {
+	Epoch uint64 `json:"epoch"`
+	Seq   uint64 `json:"seq"` // no revocation has a higher one
 }
 
 // load reads a key into a T; ok is false when there is none.

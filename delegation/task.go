@@ -131,7 +131,11 @@ func (s *Service) completeTask(ctx context.Context, by Caller, id string) (Task,
 	}
 	if _, done := s.revoked.get(chain.RevTask, id); !done {
 		env := record.Envelope{Task: id, Grant: t.GrantID}
-		if _, err := s.end(ctx, by, RevokeRequest{Kind: chain.RevTask, ID: id, Reason: reasonCompleted}, env); err != nil {
+		until, err := s.grantEnd(t)
+		if err != nil {
+			return Task{}, err
+		}
+		if _, err := s.end(ctx, by, RevokeRequest{Kind: chain.RevTask, ID: id, Reason: reasonCompleted}, revocable{env, until}); err != nil {
 			return Task{}, err
 		}
 	}

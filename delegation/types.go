@@ -226,6 +226,17 @@ type VerifyRequest struct {
 	Require       []chain.CheckName // besides those that always must pass, and revocation
 }
 
+// Cursor is a place in the feed of revocations: behind the one of that number. The zero Cursor is the beginning.
+type Cursor struct{ Epoch, Seq uint64 }
+
+// RevocationPage is a piece of the feed.
+type RevocationPage struct {
+	Revocations []Revocation
+	Next        Cursor          // behind the last of them
+	Newest      uint64          // the number of the newest revocation, on this page or not
+	Changed     <-chan struct{} // closed when there is more than there was
+}
+
 // Revocation is one revoked thing.
 type Revocation struct {
 	Seq      uint64
@@ -233,6 +244,7 @@ type Revocation struct {
 	ID       string
 	Reason   string
 	Time     time.Time
+	Expires  time.Time // nothing valid can name it from then on; zero: it stays
 	Position Position
 }
 

@@ -82,7 +82,7 @@ type AccessConfiguration struct {
 
 // RevocationRequest ends a thing and all below it.
 type RevocationRequest struct {
-	Kind   string `json:"kind"`           // certificate, agent, task, grant, user, orchestrator
+	Kind   string `json:"kind"`           // certificate, agent, subtree, task, grant, user, orchestrator
 	ID     string `json:"id,omitempty"`   // serial in hex, UUID or orchestrator's name; none for a user
 	User   *User  `json:"user,omitempty"` // of kind user
 	Reason string `json:"reason,omitempty"`
@@ -96,6 +96,7 @@ type Revocation struct {
 	User         *User         `json:"user,omitempty"`
 	Reason       string        `json:"reason,omitempty"`
 	Time         time.Time     `json:"time"`
+	Expires      time.Time     `json:"expires,omitzero"` // nothing valid can name it from then on, and it is dropped; absent: it stays
 	AuditReceipt *AuditReceipt `json:"audit_receipt,omitempty"`
 }
 

@@ -192,6 +192,8 @@ type RevokeBody struct {
 	ID     string `json:"id"`
 	Reason string `json:"reason,omitempty"`
 	Seq    uint64 `json:"seq"`
+	// Expires is when nothing valid can name the thing any more; absent: the revocation stays.
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // RevokePayload says whom a user's revocation is about; the envelope has the pseudonym alone.

@@ -63,6 +63,7 @@ type revocation struct {
 	User         *user           `json:"user,omitempty"`
 	Reason       string          `json:"reason,omitempty"`
 	Time         time.Time       `json:"time,omitzero"`
+	Expires      time.Time       `json:"expires,omitzero"`
 	AuditReceipt json.RawMessage `json:"audit_receipt,omitempty"`
 }
 
@@ -113,7 +114,7 @@ func (c *certCommand) revocations(in *chain.Input) error {
 func (r revocation) key() (chain.RevKind, string, error) {
 	kinds := map[string]chain.RevKind{
 		"certificate": chain.RevCertificate, "agent": chain.RevAgent, "task": chain.RevTask, "grant": chain.RevGrant,
-		"user": chain.RevUser, "orchestrator": chain.RevOrchestrator,
+		"user": chain.RevUser, "orchestrator": chain.RevOrchestrator, "subtree": chain.RevSubtree,
 	}
 	kind, known := kinds[r.Kind]
 	switch {

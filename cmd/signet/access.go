@@ -113,7 +113,7 @@ func (s *session) printDecision(out v1.EvaluationResponse) error {
 
 type revokeCommand struct {
 	retry   `embed:""`
-	Kind    string `arg:"" enum:"certificate,agent,task,grant,user,orchestrator" help:"One of ${enum}."`
+	Kind    string `arg:"" enum:"certificate,agent,subtree,task,grant,user,orchestrator" help:"One of ${enum}."`
 	ID      string `arg:"" optional:"" help:"Serial in hex, id or orchestrator's name; a user has --issuer and --subject."`
 	Issuer  string `name:"issuer" placeholder:"URL" and:"user" help:"The user's identity provider."`
 	Subject string `name:"subject" placeholder:"SUB" and:"user" help:"The user's subject there."`

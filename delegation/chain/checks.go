@@ -169,6 +169,7 @@ func (e *evaluation) revocation() Check {
 	n := len(e.ids) - 1
 	for _, id := range e.ids[1:n] {
 		look(RevAgent, id.AgentID(), CodeParentRevoked, "parent agent "+id.AgentID())
+		look(RevSubtree, id.AgentID(), CodeSubtreeRevoked, "what is below agent "+id.AgentID())
 	}
 	look(RevAgent, e.ids[n].AgentID(), CodeAgentRevoked, "agent")
 	look(RevCertificate, Serial(e.leaf), CodeCertificateRevoked, "certificate")

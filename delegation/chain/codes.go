@@ -136,6 +136,7 @@ const (
 	CodeTaskRevoked         = "task_revoked"
 	CodeOrchestratorRevoked = "orchestrator_revoked"
 	CodeParentRevoked       = "parent_agent_revoked"
+	CodeSubtreeRevoked      = "subtree_revoked" // what is below an agent of the chain
 	CodeAgentRevoked        = "agent_revoked"
 	CodeCertificateRevoked  = "certificate_revoked"
 )

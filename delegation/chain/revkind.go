@@ -2,7 +2,7 @@ package chain
 
 import "fmt"
 
-// String returns certificate, agent, task, grant, user or orchestrator, and "unknown" for anything else.
+// String returns certificate, agent, task, grant, user, orchestrator or subtree, and "unknown" for anything else.
 func (k RevKind) String() string {
 	switch k {
 	case RevCertificate:
@@ -17,14 +17,16 @@ func (k RevKind) String() string {
 		return "user"
 	case RevOrchestrator:
 		return "orchestrator"
+	case RevSubtree:
+		return "subtree"
 	case RevUnknown:
 	}
 	return "unknown"
 }
 
-// ParseRevKind is the inverse of String for the six kinds.
+// ParseRevKind is the inverse of String for the seven kinds.
 func ParseRevKind(s string) (RevKind, error) {
-	for _, k := range [...]RevKind{RevCertificate, RevAgent, RevTask, RevGrant, RevUser, RevOrchestrator} {
+	for _, k := range [...]RevKind{RevCertificate, RevAgent, RevTask, RevGrant, RevUser, RevOrchestrator, RevSubtree} {
 		if k.String() == s {
 			return k, nil
 		}

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -101,10 +102,17 @@ const (
 	RevGrant                // the grant's UUID
 	RevUser                 // UserID: issuer, a zero byte, subject
 	RevOrchestrator         // the orchestrator's name
+	RevSubtree              // the UUID of an agent: everything below it, and not the agent itself
 )
 
 // UserID is the id of a RevUser. Neither part has a zero byte.
 func UserID(issuer, subject string) string { return issuer + "\x00" + subject }
+
+// SplitUserID is the inverse of UserID.
+func SplitUserID(id string) (issuer, subject string) {
+	issuer, subject, _ = strings.Cut(id, "\x00")
+	return issuer, subject
+}
 
 // Revocations is a relying party's state of the revocation feed. Both methods must be safe for concurrent use if Verify is called so.
 type Revocations interface {

@@ -124,7 +124,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 		return nil, err
 	}
 	limits := a.cfg.Limits.domain()
-	limits.OperatorTTL = operatorTTL
+	limits.OperatorTTL, limits.Heartbeat = operatorTTL, a.cfg.Revocation.Heartbeat
 	return delegation.New(ctx, delegation.Config{
 		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: engine, Resources: table,
 		Ready: a.monitor.ready, Provider: a.provider.Available, Pseudonym: pseudonyms(indexKey), Issuer: a.cfg.OIDC.Issuer, ClientID: a.cfg.OIDC.ClientID,

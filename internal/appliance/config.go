@@ -40,13 +40,14 @@ type Config struct {
 	// Development allows a simulated TPM and software tokens. Without it they are refused.
 	Development bool `yaml:"development"`
 
-	Tokens    Tokens          `yaml:"tokens"`
-	TPM       TPM             `yaml:"tpm"`
-	OIDC      OIDC            `yaml:"oidc"`
-	Audit     Audit           `yaml:"audit"`
-	Limits    Limits          `yaml:"limits"`
-	Resources []Resource      `yaml:"resources"`
-	Ceremony  ceremony.Config `yaml:"ceremony"`
+	Tokens     Tokens          `yaml:"tokens"`
+	TPM        TPM             `yaml:"tpm"`
+	OIDC       OIDC            `yaml:"oidc"`
+	Audit      Audit           `yaml:"audit"`
+	Limits     Limits          `yaml:"limits"`
+	Revocation Revocation      `yaml:"revocation"`
+	Resources  []Resource      `yaml:"resources"`
+	Ceremony   ceremony.Config `yaml:"ceremony"`
 }
 
 // Names are the names of the HTTPS port.
@@ -107,6 +108,15 @@ type Audit struct {
 	MaxSealAge time.Duration `yaml:"max_seal_age"`
 	// MinFree is the free disk space, in bytes, below which nothing is written (default a tenth of the file system).
 	MinFree uint64 `yaml:"min_free"`
+}
+
+// Revocation tunes how fast relying parties learn of revocations.
+type Revocation struct {
+	// Heartbeat is the time between two signs of life of the feed (default 5s): followers are stale a few of them later.
+	Heartbeat time.Duration `yaml:"heartbeat"`
+	// CRLLife is the time from a CRL to its next update (default 15m). A new one comes at once after a revocation, and in any
+	// case when a third is over.
+	CRLLife time.Duration `yaml:"crl_life"`
 }
 
 // Limits bounds what may be asked for.
@@ -182,6 +192,8 @@ func (c *Config) defaults() {
 	orElse(&c.Audit.SealInterval, 5*time.Second)
 	orElse(&c.Audit.Heartbeat, time.Minute)
 	orElse(&c.Audit.MaxSealAge, 3*time.Minute)
+	orElse(&c.Revocation.Heartbeat, 5*time.Second)
+	orElse(&c.Revocation.CRLLife, 15*time.Minute)
 	orElse(&c.Limits.AgentTTL, 10*time.Minute)
 	orElse(&c.Limits.WorkloadTTL, 24*time.Hour)
 	orElse(&c.Limits.GrantLife, 24*time.Hour)
@@ -218,6 +230,8 @@ func (c *Config) check() error {
 	p.unless(c.OIDC.Issuer != "" && c.OIDC.ClientID != "", "oidc", "issuer and client_id are required")
 	p.unless(c.Audit.MaxSealAge > c.Audit.Heartbeat && c.Audit.Heartbeat >= c.Audit.SealInterval, "audit", "seal_interval ≤ heartbeat < max_seal_age")
 	within := func(d, least, most time.Duration) bool { return d >= least && d <= most }
+	p.unless(within(c.Revocation.Heartbeat, time.Second, time.Minute), "revocation.heartbeat", "1s to 1m")
+	p.unless(within(c.Revocation.CRLLife, time.Minute, 24*time.Hour), "revocation.crl_life", "1m to 24h")
 	// Agents that live longer than ten minutes would need a CRL (RFC 9608), which agents do not have.
 	p.unless(within(c.Limits.AgentTTL, time.Second, 10*time.Minute), "limits.agent_ttl", "1s to 10m")
 	p.unless(within(c.Limits.WorkloadTTL, time.Minute, operatorTTL), "limits.workload_ttl", "1m to 720h")

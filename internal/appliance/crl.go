@@ -16,10 +16,8 @@ import (
 )
 
 const (
-	crlLife    = time.Hour        // until nextUpdate
-	crlRefresh = 10 * time.Minute // a list is signed anew when it is older, or when something was revoked
-	crlSign    = 10 * time.Second
-	crlLook    = 5 * time.Second
+	crlSign = 10 * time.Second
+	crlLook = 5 * time.Second // how late a revocation that the feed did not tell of is noticed
 )
 
 // crls keeps the newest list of each service CA. Anybody may ask for one, so asking costs no signature: they are signed
@@ -27,6 +25,7 @@ const (
 type crls struct {
 	certifier *certifier
 	domain    *delegation.Service
+	life      time.Duration // until nextUpdate; a list is signed anew after a third of it, or when something was revoked
 	now       func() time.Time
 	log       *slog.Logger
 
@@ -35,13 +34,13 @@ type crls struct {
 }
 
 type crl struct {
-	der     []byte
-	made    time.Time
-	entries int
+	der    []byte
+	made   time.Time
+	newest uint64 // revocation that it knows of
 }
 
-func newCRLs(c *certifier, d *delegation.Service, now func() time.Time, log *slog.Logger) *crls {
-	return &crls{certifier: c, domain: d, now: now, log: log, lists: map[string]crl{}}
+func newCRLs(c *certifier, d *delegation.Service, life time.Duration, now func() time.Time, log *slog.Logger) *crls {
+	return &crls{certifier: c, domain: d, life: life, now: now, log: log, lists: map[string]crl{}}
 }
 
 // list gives the DER of a service CA's list, such as service-ca-1. A CA whose time has not come has none.
@@ -49,7 +48,7 @@ func (c *crls) list(name string) ([]byte, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	l, ok := c.lists[name]
-	if !ok || !c.now().Before(l.made.Add(crlLife)) {
+	if !ok || !c.now().Before(l.made.Add(c.life)) {
 		return nil, api.ErrNotFound
 	}
 	return l.der, nil
@@ -60,6 +59,7 @@ func (c *crls) Run(ctx context.Context) error {
 	tick := time.NewTicker(crlLook)
 	defer tick.Stop()
 	for {
+		changed := c.domain.Revocations(delegation.Cursor{}, 0).Changed
 		for i, issuer := range c.certifier.services {
 			if err := c.renew(ctx, fmt.Sprintf("service-ca-%d", i+1), issuer); err != nil && ctx.Err() == nil {
 				c.log.Warn("a CRL was not renewed", slog.Any("error", err))
@@ -68,6 +68,7 @@ func (c *crls) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-changed:
 		case <-tick.C:
 		}
 	}
@@ -78,41 +79,40 @@ func (c *crls) renew(ctx context.Context, name string, issuer *ca.Issuer) error 
 	if from, to := issuer.Validity(); now.Before(from) || now.After(to) {
 		return nil
 	}
-	revoked := c.revoked()
+	revoked, newest := c.revoked()
 	c.mu.RLock()
 	l, ok := c.lists[name]
 	c.mu.RUnlock()
-	if ok && l.entries == len(revoked) && now.Sub(l.made) < crlRefresh {
+	if ok && l.newest == newest && now.Sub(l.made) < c.life/3 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, crlSign)
 	defer cancel()
 	// Milliseconds grow from one list to the next, across restarts too.
-	der, err := issuer.CRL(ctx, revoked, big.NewInt(now.UnixMilli()), now, now.Add(crlLife))
+	der, err := issuer.CRL(ctx, revoked, big.NewInt(now.UnixMilli()), now, now.Add(c.life))
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lists[name] = crl{der, now, len(revoked)}
+	c.lists[name] = crl{der, now, newest}
 	return nil
 }
 
 // revoked lists the revoked certificates. Which CA signed a serial is not known here; serials are random in 126 bits, so
 // one of another CA, an agent's too, is in the list and does no harm.
-func (c *crls) revoked() []x509.RevocationListEntry {
-	var out []x509.RevocationListEntry
-	for from := 0; ; {
+func (c *crls) revoked() (out []x509.RevocationListEntry, newest uint64) {
+	for from := (delegation.Cursor{}); ; {
 		page := c.domain.Revocations(from, 1000)
-		for _, r := range page {
+		for _, r := range page.Revocations {
 			serial, ok := new(big.Int).SetString(r.ID, 16)
 			if r.Kind == chain.RevCertificate && ok {
 				out = append(out, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: r.Time})
 			}
 		}
-		if len(page) == 0 {
-			return out
+		if len(page.Revocations) == 0 {
+			return out, page.Newest
 		}
-		from += len(page)
+		from = page.Next
 	}
 }

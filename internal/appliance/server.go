@@ -24,7 +24,7 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 	if err != nil {
 		return fmt.Errorf("consent: %w", err)
 	}
-	a.crls = newCRLs(c, a.domain, o.Now, a.logger)
+	a.crls = newCRLs(c, a.domain, a.cfg.Revocation.CRLLife, o.Now, a.logger)
 	a.server, err = api.New(api.Config{
 		Domain: a.domain, Log: log, Health: a.health, Consent: pages, Mounts: o.Mounts, PublicURL: a.cfg.PublicURL,
 		Trust: api.Trust{

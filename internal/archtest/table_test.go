@@ -43,7 +43,7 @@ var table = []row{
 	{pattern: "ca/lint", pure: true},
 	{pattern: "ca/ceremony", imports: []string{"ca", "ca/lint", "internal/durable"}},
 
-	{pattern: "api", imports: []string{"api/v1", "delegation", "delegation/chain", "policy"}, never: []string{opa}},
+	{pattern: "api", imports: []string{"api/v1", "delegation", "delegation/chain", "delegation/event", "policy"}, never: []string{opa}},
 	{pattern: "api/v1"},
 
 	{pattern: "audit", imports: []string{"store", "audit/record", "audit/merkle", "audit/checkpoint", "internal/durable"}},
@@ -60,15 +60,16 @@ var table = []row{
 	{pattern: "firmware-notes"},
 	{pattern: "softhsm-test", imports: append([]string{"internal/...", "client", "api/v1"}, everything...)},
 
-	{pattern: "delegation", imports: []string{"audit/record", "policy", "delegation/chain"}, never: []string{opa, echo}},
+	{pattern: "delegation", imports: []string{"audit/record", "policy", "delegation/chain", "delegation/event"}, never: []string{opa, echo}},
 	{pattern: "delegation/chain", pure: true},
+	{pattern: "delegation/event", imports: []string{"delegation/chain"}, pure: true},
 	{pattern: "delegation/consent", imports: []string{"delegation/chain"}, never: []string{opa, echo}},
 
 	{pattern: "policy", pure: true},
 	{pattern: "policy/opa", imports: []string{"policy"}},
 	{pattern: "store", imports: []string{"internal/durable"}},
 
-	{pattern: "client", imports: []string{"api/v1", "delegation/chain"}, never: noServer, noCgo: true},
+	{pattern: "client", imports: []string{"api/v1", "delegation/chain", "delegation/event"}, never: noServer, noCgo: true},
 	{pattern: "client/...", imports: []string{"client", "api/v1", "delegation/chain"}, never: []string{badger, opa, pkcs11, crypto1}, noCgo: true},
 
 	{pattern: "web/..."},
