@@ -73,7 +73,7 @@ func (s *Service) issueAttested(ctx context.Context, id chain.ID, a Attestation,
 		template:  Template{ID: id, SPKI: csr.SPKI},
 		env:       record.Envelope{Orchestrator: a.Name},
 		body:      record.IssueBody{Attestation: a.Method},
-		mutations: func(Prepared) ([]record.Mutation, error) { return []record.Mutation{still}, nil },
+		mutations: func(c Prepared) ([]record.Mutation, error) { return []record.Mutation{still, held(id, c)}, nil },
 	}
 	if p.done != nil {
 		return s.redeemAgain(ctx, o, *p.done)
@@ -83,7 +83,7 @@ func (s *Service) issueAttested(ctx context.Context, id chain.ID, a Attestation,
 		return Issued{}, err
 	}
 	o.mutations = func(c Prepared) ([]record.Mutation, error) {
-		m := []record.Mutation{still, attested}
+		m := []record.Mutation{still, attested, held(id, c)}
 		if p.spend == nil {
 			return m, nil
 		}

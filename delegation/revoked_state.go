@@ -2,6 +2,7 @@ package delegation
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"strings"
 	"time"
@@ -16,6 +17,29 @@ func revKey(kind chain.RevKind, id string) string { return keyRevoked + kind.Str
 // serialMutation notes until when a certificate is valid: a revocation of its serial has no longer life.
 func serialMutation(serial string, notAfter time.Time) record.Mutation {
 	return record.Mutation{Key: keySerial + serial, Value: []byte(notAfter.UTC().Format(time.RFC3339)), Expires: notAfter.Add(grace)}
+}
+
+// held notes a certificate of an orchestrator, for as long as it is valid.
+func held(id chain.ID, p Prepared) record.Mutation {
+	f := p.Facts()
+	return record.Mutation{Key: keyHeld + id.Name() + "/" + f.Serial, Value: []byte(id.Name()), Expires: f.NotAfter.Add(grace)}
+}
+
+// maxHeld bounds how many certificates of an orchestrator are listed.
+const maxHeld = 10_000
+
+// CertificatesOf gives the serials of the certificates that an orchestrator holds.
+func (s *Service) CertificatesOf(ctx context.Context, orchestrator string) ([]string, error) {
+	prefix := keyHeld + orchestrator + "/"
+	var out []string
+	err := s.cfg.Log.Scan(ctx, prefix, "", maxHeld, func(key string, _ []byte) error {
+		out = append(out, strings.TrimPrefix(key, prefix))
+		return nil
+	})
+	if err != nil {
+		return nil, internal("read certificates", err)
+	}
+	return out, nil
 }
 
 // certificateEnd is when the certificate of a serial ends; for one that is not known, when all that was issued until now has.

@@ -26,6 +26,7 @@ const (
 	keyRevoked  = "rev/"   // rev/<kind>/<id>
 	keyFeed     = "feed/head"
 	keySerial   = "serial/" // serial/<serial>: until when the certificate is valid
+	keyHeld     = "held/"   // held/<orchestrator>/<serial>: certificates that it holds
 	keyGiven    = "given/"  // given/<pseudonym>/<grant id>: the grants that a user gave
 )
 

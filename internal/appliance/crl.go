@@ -36,7 +36,7 @@ type crls struct {
 type crl struct {
 	der    []byte
 	made   time.Time
-	newest uint64 // revocation that it knows of
+	newest uint64 // revocation in it
 }
 
 func newCRLs(c *certifier, d *delegation.Service, life time.Duration, now func() time.Time, log *slog.Logger) *crls {
@@ -79,7 +79,10 @@ func (c *crls) renew(ctx context.Context, name string, issuer *ca.Issuer) error 
 	if from, to := issuer.Validity(); now.Before(from) || now.After(to) {
 		return nil
 	}
-	revoked, newest := c.revoked()
+	revoked, newest, err := c.revoked(ctx)
+	if err != nil {
+		return err
+	}
 	c.mu.RLock()
 	l, ok := c.lists[name]
 	c.mu.RUnlock()
@@ -99,20 +102,39 @@ func (c *crls) renew(ctx context.Context, name string, issuer *ca.Issuer) error 
 	return nil
 }
 
-// revoked lists the revoked certificates. Which CA signed a serial is not known here; serials are random in 126 bits, so
-// one of another CA, an agent's too, is in the list and does no harm.
-func (c *crls) revoked() (out []x509.RevocationListEntry, newest uint64) {
+// revoked lists the revoked certificates, those of a revoked orchestrator among them, and the number of the newest
+// revocation that is in the list. Which CA signed a serial is not known here; serials are random in 126 bits, so one of
+// another CA, an agent's too, is in the list and does no harm.
+func (c *crls) revoked(ctx context.Context) (out []x509.RevocationListEntry, newest uint64, err error) {
 	for from := (delegation.Cursor{}); ; {
 		page := c.domain.Revocations(from, 1000)
 		for _, r := range page.Revocations {
-			serial, ok := new(big.Int).SetString(r.ID, 16)
-			if r.Kind == chain.RevCertificate && ok {
-				out = append(out, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: r.Time})
+			serials, err := c.serials(ctx, r)
+			if err != nil {
+				return nil, 0, err
+			}
+			for _, text := range serials {
+				if serial, ok := new(big.Int).SetString(text, 16); ok {
+					out, newest = append(out, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: r.Time}), r.Seq
+				}
 			}
 		}
 		if len(page.Revocations) == 0 {
-			return out, page.Newest
+			return out, newest, nil
 		}
 		from = page.Next
 	}
+}
+
+// serials are the certificates that a revocation ends and that stock software may be shown. Agents' are not among them: who
+// believes those asks the feed.
+func (c *crls) serials(ctx context.Context, r delegation.Revocation) ([]string, error) {
+	switch r.Kind {
+	case chain.RevCertificate:
+		return []string{r.ID}, nil
+	case chain.RevOrchestrator:
+		return c.domain.CertificatesOf(ctx, r.ID)
+	case chain.RevUnknown, chain.RevAgent, chain.RevSubtree, chain.RevTask, chain.RevGrant, chain.RevUser:
+	}
+	return nil, nil
 }
