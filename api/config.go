@@ -198,7 +198,7 @@ type Config struct {
 	Log    Log
 	Health func(ctx context.Context) []Condition
 	Trust  Trust
-	// Consent serves /consent/* and GET /v1/grants/callback to browsers, which have no client certificate.
+	// Consent serves /consent/* and GET /v1/grants/callback/* to browsers, which have no client certificate.
 	Consent http.Handler
 	// Mounts serves further paths by prefix, each beginning and ending with a slash. They are not authenticated here.
 	Mounts map[string]http.Handler

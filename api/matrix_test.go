@@ -80,7 +80,7 @@ func TestEachEndpointAdmitsItsRolesAlone(t *testing.T) {
 func (w *world) admits(r *route, as role, want bool) {
 	t := w.t
 	t.Helper()
-	path := strings.NewReplacer("{name}", "nobody", "{id}", newID(t), "{index}", "99999", "{number}", "9", "{path}", "0/000",
+	path := strings.NewReplacer("{name}", "nobody", "{id}", newID(t), "{index}", "99999", "{number}", "9", "{path}", "0/000", "{provider}", "idp",
 		"{grant_id}", newID(t)).Replace(r.path)
 	if r.stream {
 		path += "?cursor=nowhere" // who is admitted would stay
@@ -197,7 +197,7 @@ func TestReadiness(t *testing.T) {
 func TestOtherPages(t *testing.T) {
 	w := newWorld(t)
 	for path, want := range map[string]string{
-		"/consent/abc": "<p>consent</p>", "/v1/grants/callback?code=x&state=y": "<p>consent</p>", "/idp/login?x=1": "/idp/login", "/docs": "Signet API",
+		"/consent/abc": "<p>consent</p>", "/v1/grants/callback/idp?code=x&state=y": "<p>consent</p>", "/idp/login?x=1": "/idp/login", "/docs": "Signet API",
 		"/checkpoint": "signet.example/log", "/.well-known/authzen-configuration": publicURL + "/access/v1/evaluation",
 	} {
 		if a := w.do(anyone, "GET", path, nil); a.status != 200 || !strings.Contains(string(a.body), want) {

@@ -114,7 +114,7 @@ func publicRoutes() []route {
 			"The page on which a user consents", (*Server).consent).with(func(r *route) { r.pattern = "/consent/*" }),
 		bytesOf("consentAnswer", http.MethodPost, "/consent/{grant_id}", anyone, mediaHTML,
 			"The user's answer, a form", (*Server).consent).with(func(r *route) { r.pattern = "/consent/*" }),
-		bytesOf("consentCallback", http.MethodGet, "/v1/grants/callback", anyone, mediaHTML,
+		bytesOf("consentCallback", http.MethodGet, "/v1/grants/callback/{provider}", anyone, mediaHTML,
 			"Where the identity provider sends the user back to", (*Server).consent),
 		bytesOf("readTrustBundle", http.MethodGet, "/v1/trust-bundle", anyone, mediaJSON,
 			"The roots as a SPIFFE bundle, or as PEM", (*Server).trustBundle).

@@ -116,7 +116,7 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 		Ready:     func() error { return w.ready },
 		Provider:  func(context.Context) error { return w.idp },
 		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },
-		Issuer:    issuerURL, ClientID: "consent", Limits: limits, Now: time.Now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
+		Clients:   map[string]string{issuerURL: "consent"}, Limits: limits, Now: time.Now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
 	w.trust = Trust{TrustDomain: testDomain, Roots: []*x509.Certificate{root}, Issuing: issuing, JWT: []*x509.Certificate{result.JWT.Leaf}, CRL: func(name string) ([]byte, error) {
@@ -237,6 +237,7 @@ func (w *world) approve(id string) {
 	doc, err := w.domain.GrantDocument(id, issuerURL, "physician-1")
 	must(w.t, err)
 	must(w.t, w.domain.Approve(w.t.Context(), id, delegation.Approval{
+		Type: chain.OIDCNonce,
 		User: delegation.User{Issuer: issuerURL, Subject: "physician-1", Roles: []string{"analyst"}}, Document: doc, Evidence: []byte("evidence"),
 	}))
 }

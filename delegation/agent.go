@@ -133,7 +133,7 @@ func (l lineage) first(by delegator) (chain.Delegation, error) {
 	}
 	d.TaskID = taskID
 	d.Grant = chain.Grant{
-		Issuer: l.grant.User.Issuer, Subject: l.grant.User.Subject, GrantID: grantID, Consent: chain.OIDCNonce,
+		Issuer: l.grant.User.Issuer, Subject: l.grant.User.Subject, GrantID: grantID, Consent: chain.ParseConsentType(l.grant.Consent),
 		EvidenceHash: [32]byte(l.grant.EvidenceHash), Scope: granted, NotAfter: l.grant.NotAfter, MaxDepth: l.grant.MaxDepth,
 	}
 	d.Hops = []chain.Hop{{

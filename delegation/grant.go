@@ -143,9 +143,13 @@ func (s *Service) document(g *grantState, issuer, subject string) ([]byte, error
 	if err != nil {
 		return nil, internal("read grant", err)
 	}
+	clientID, ok := s.cfg.Clients[issuer]
+	if !ok {
+		return nil, refuse(Forbidden, "issuer_unknown", "issuer", "no identity provider of this appliance has that issuer")
+	}
 	doc := chain.GrantDocument{
 		GrantID: g.ID, Random: [32]byte(g.Random), Origin: s.cfg.Origin, Issuer: issuer,
-		ClientID: s.cfg.ClientID, Subject: subject, TaskID: g.TaskID, Task: g.Purpose, Scope: scope, MaxDepth: g.MaxDepth,
+		ClientID: clientID, Subject: subject, TaskID: g.TaskID, Task: g.Purpose, Scope: scope, MaxDepth: g.MaxDepth,
 		NotAfter: g.NotAfter, AgentTypes: g.AgentTypes, Orchestrator: g.Orchestrator,
 		OrchestratorKey: [32]byte(g.OrchKey),
 	}
@@ -169,6 +173,9 @@ func (s *Service) Approve(ctx context.Context, id string, a Approval) error {
 	want, err := s.document(g, a.User.Issuer, a.User.Subject)
 	if err != nil {
 		return err
+	}
+	if a.Type == chain.ConsentUnknown {
+		return refuse(Forbidden, "consent_type_unknown", "", "the consent is of no known type")
 	}
 	if string(want) != string(a.Document) {
 		return refuse(Forbidden, "consent_mismatch", "", "the consent is not over this grant")
@@ -205,7 +212,7 @@ func errNotPending() *Error {
 func (s *Service) activate(ctx context.Context, pending *grantState, raw []byte, a Approval) error {
 	g := *pending
 	doc, evidence := sha256.Sum256(a.Document), sha256.Sum256(a.Evidence)
-	g.Status, g.User, g.Consent = GrantActive, a.User, chain.OIDCNonce.String()
+	g.Status, g.User, g.Consent = GrantActive, a.User, a.Type.String()
 	g.Document, g.Hash, g.EvidenceHash = a.Document, doc[:], evidence[:]
 	value, err := encode(g)
 	if err != nil {

@@ -304,7 +304,7 @@ func (r *rig) start(log delegation.Log) {
 		Ready:     func() error { return r.ready },
 		Provider:  func(context.Context) error { return r.provider },
 		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },
-		Issuer:    "https://idp.example", ClientID: "consent", Limits: r.limits,
+		Clients:   map[string]string{"https://idp.example": "consent"}, Limits: r.limits,
 		Now: r.now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -452,6 +452,7 @@ func (r *rig) tryApprove(grantID string) error {
 		return err
 	}
 	return r.s.Approve(r.t.Context(), grantID, delegation.Approval{
+		Type:     chain.OIDCNonce,
 		User:     delegation.User{Issuer: "https://idp.example", Subject: "physician-1", Roles: []string{"analyst"}},
 		Document: doc, Evidence: []byte("evidence"),
 	})

@@ -226,6 +226,7 @@ func TestOneOfTwoApprovalsWins(t *testing.T) {
 		r.approve(g.ID)
 	}
 	err = r.s.Approve(t.Context(), g.ID, delegation.Approval{
+		Type: chain.OIDCNonce,
 		User: delegation.User{Issuer: "https://idp.example", Subject: "mallory", Roles: []string{"analyst"}}, Document: doc, Evidence: []byte("m"),
 	})
 	if code(t, err) != "grant_not_pending" {

@@ -92,8 +92,8 @@ func (s *Service) revocationID(q RevokeRequest) (string, error) {
 		return s.orchestratorID(q.ID)
 	case chain.RevUser:
 		iss, sub := chain.SplitUserID(q.ID)
-		if iss != s.cfg.Issuer || sub == "" || len(sub) > chain.MaxSubjectBytes {
-			return "", refuse(Invalid, "unknown_user", "user", "the issuer is exactly that of the configured identity provider, with a subject")
+		if _, known := s.cfg.Clients[iss]; !known || sub == "" || len(sub) > chain.MaxSubjectBytes {
+			return "", refuse(Invalid, "unknown_user", "user", "the issuer is exactly that of a configured identity provider, with a subject")
 		}
 		return q.ID, nil
 	case chain.RevAgent, chain.RevSubtree, chain.RevTask, chain.RevGrant:

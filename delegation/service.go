@@ -92,12 +92,12 @@ type Config struct {
 	Pseudonym func(issuer, subject string) string
 	// Provider says whether the identity provider answers; a grant that nobody could consent to is not taken.
 	Provider func(ctx context.Context) error
-	Issuer   string // of the identity provider that grants are asked of
-	ClientID string
-	Limits   Limits
-	Now      func() time.Time
-	Rand     io.Reader
-	Logger   *slog.Logger
+	// Clients are the issuers of the identity providers whose users may consent, with the appliance's client_id at each.
+	Clients map[string]string
+	Limits  Limits
+	Now     func() time.Time
+	Rand    io.Reader
+	Logger  *slog.Logger
 }
 
 // Limits bounds what may be asked for.

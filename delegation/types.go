@@ -138,6 +138,7 @@ type User struct {
 
 // Approval is a verified consent.
 type Approval struct {
+	Type     chain.ConsentType
 	User     User
 	Document []byte // the canonical grant
 	Evidence []byte // exact bytes of the evidence file

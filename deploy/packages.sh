@@ -29,6 +29,10 @@ if [ "${1:-}" = test ]; then
 	need nginx-light /usr/sbin/nginx
 	need curl curl
 	need gnutls-bin gnutls-cli
+	# An OpenID provider and a browser that nobody here wrote.
+	need nodejs node
+	need npm npm
+	need chromium chromium
 fi
 
 [ -n "$missing" ] || exit 0

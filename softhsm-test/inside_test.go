@@ -54,10 +54,12 @@ func runInside(t *testing.T, dir string, change func(*appliance.Config)) *inside
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	must(t, err)
 	i := &inside{url: "https://" + ln.Addr().String()}
-	cfg.Listen, cfg.PublicURL, cfg.OIDC.Issuer = ln.Addr().String(), i.url, i.url+"/idp"
+	cfg.Listen, cfg.PublicURL = ln.Addr().String(), i.url
+	idp0 := &cfg.IdentityProviders[0]
+	idp0.Issuer = i.url + "/idp"
 	change(&cfg)
 	provider, err := idp.New(idp.Config{
-		Issuer: cfg.OIDC.Issuer, ClientID: cfg.OIDC.ClientID, RedirectURIs: []string{cfg.PublicURL + "/v1/grants/callback"}, Now: time.Now,
+		Issuer: i.url + "/idp", ClientID: idp0.ClientID, RedirectURIs: []string{i.url + "/v1/grants/callback/" + idp0.Name}, Now: time.Now,
 	})
 	must(t, err)
 	var said output

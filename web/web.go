@@ -23,9 +23,9 @@ var assets embed.FS
 // ErrPage is wrapped when a page does not exist.
 var ErrPage = errors.New("no such page")
 
-// Consent renders the pages review, done and error of a consent. Data is a struct (or pointer) with the fields Request
-// {GrantID, Orchestrator, Task, Scope, AgentTypes, NotAfter, MaxDepth}, User {Issuer, Subject}, CSRF, Approved, Code and
-// Message.
+// Consent renders the pages choose, review, done and error of a consent. Data is a struct (or pointer) with the fields Request
+// {GrantID, Orchestrator, Task, Scope, AgentTypes, NotAfter, MaxDepth}, User {Issuer, Subject}, Providers [{Name, Issuer}], CSRF, Left (the time
+// until NotAfter), Approved, Code and Message.
 type Consent struct {
 	pages map[string]*template.Template
 	style string
@@ -45,9 +45,12 @@ func NewConsent() (*Consent, error) {
 	functions := template.FuncMap{
 		"style":   func() template.CSS { return template.CSS(css) }, //nolint:gosec // embedded at build time
 		"instant": instant,
+		"stamp":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"span":    span,
+		"plain":   plain,
 		"join":    func(l []string) string { return strings.Join(l, ", ") },
 	}
-	for _, page := range []string{"review", "done", "error"} {
+	for _, page := range []string{"choose", "review", "done", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).Option("missingkey=error").
 			ParseFS(assets, "templates/layout.html", "templates/"+page+".html")
 		if err != nil {
@@ -75,3 +78,47 @@ func (c *Consent) StyleSource() string { return c.style }
 
 // instant writes a time as people read it, in UTC and saying so.
 func instant(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04:05 UTC") }
+
+// span says a length of time in words, rounded down; "" for none.
+func span(d time.Duration) string {
+	count := func(n int, unit string) string {
+		if n == 1 {
+			return "1 " + unit
+		}
+		return fmt.Sprintf("%d %ss", n, unit)
+	}
+	const day = 24 * time.Hour
+	hours, minutes := int(d%day/time.Hour), int(d%time.Hour/time.Minute)
+	switch {
+	case d >= day && hours > 0:
+		return count(int(d/day), "day") + " and " + count(hours, "hour")
+	case d >= day:
+		return count(int(d/day), "day")
+	case d >= time.Hour && minutes > 0:
+		return count(hours, "hour") + " and " + count(minutes, "minute")
+	case d >= time.Hour:
+		return count(hours, "hour")
+	case d >= time.Minute:
+		return count(minutes, "minute")
+	case d > 0:
+		return "less than a minute"
+	}
+	return ""
+}
+
+// plain reads a scope token as people say it, where it follows the convention type:action:resource. The token itself stands
+// beside it, for nothing here is what the user commits to.
+func plain(token string) string {
+	parts := strings.Split(token, ":")
+	if len(parts) < 3 {
+		return ""
+	}
+	what := parts[2:]
+	if what[len(what)-1] == "*" {
+		what = append([]string{"everything in"}, what[:len(what)-1]...)
+		if len(what) == 1 {
+			what = []string{"everything"}
+		}
+	}
+	return parts[1] + " " + strings.Join(what, " ") + " (" + parts[0] + ")"
+}

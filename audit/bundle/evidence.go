@@ -1,31 +1,16 @@
 package bundle
 
 import (
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
-
-	"github.com/go-jose/go-jose/v4"
+	"time"
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/delegation/evidence"
 )
-
-// Evidence is the file evidence/<grant_id>.json: what shows that the user consented. Its SHA-256, over the file's exact bytes, is the
-// grant's evidence hash.
-type Evidence struct {
-	Version     int             `json:"v"` // 1
-	ConsentType string          `json:"consent_type"`
-	Grant       string          `json:"grant"`    // base64url of the canonical grant document
-	IDToken     string          `json:"id_token"` // compact JWS of the identity provider
-	JWKS        json.RawMessage `json:"jwks"`     // its keys, as first seen
-}
 
 // grantFact is a grant as its entries tell it.
 type grantFact struct {
@@ -34,6 +19,7 @@ type grantFact struct {
 	evidence string // hexadecimal; "" until the user consented
 	hash     string // of the canonical grant document
 	consent  string
+	time     time.Time
 	document []byte // the canonical grant document; nil if the evidence is not here or is false
 }
 
@@ -45,7 +31,7 @@ func grantOf(env record.Envelope) (grantFact, error) {
 	if body.GrantID != env.Grant {
 		return grantFact{}, errors.New("grant_id differs between envelope and body")
 	}
-	return grantFact{id: body.GrantID, evidence: body.EvidenceHash, hash: body.GrantHash, consent: body.ConsentType}, nil
+	return grantFact{id: body.GrantID, evidence: body.EvidenceHash, hash: body.GrantHash, consent: body.ConsentType, time: env.Time}, nil
 }
 
 // noteGrant keeps the entry with the evidence. Later entries of the grant must not contradict it.
@@ -81,144 +67,49 @@ func (v *verifier) evidence() {
 			continue
 		}
 		data, err := v.files.read(evidencePath(id))
+		var proof *evidence.Parsed
 		if err == nil {
-			err = v.consent(g, data)
+			proof, err = v.consent(g, data)
 		}
-		if errors.Is(err, errConsentKind) {
-			v.tally.unsure(CheckEvidence, where, "%v", err)
-			continue
+		if v.tally.check(CheckEvidence, where, err) && v.tally.check(consentCheck(proof.Type), where, proof.Verify(g.time)) {
+			g.document = proof.Document
 		}
-		v.tally.check(CheckEvidence, where, err)
 	}
 }
 
-var errConsentKind = errors.New("this kind of consent is compared by its hash only")
+// consentCheck is the check of the user's proof, which each type of consent has.
+func consentCheck(kind chain.ConsentType) CheckName {
+	switch kind {
+	case chain.WebAuthn:
+		return CheckConsentWebAuthn
+	case chain.JWS:
+		return CheckConsentJWS
+	case chain.OIDCNonce:
+		return CheckConsentOIDC
+	case chain.TokenExchange:
+		return CheckConsentToken
+	case chain.ConsentUnknown:
+	}
+	return CheckEvidence
+}
 
-// consent verifies one evidence file against the grant's entry.
-func (v *verifier) consent(g *grantFact, data []byte) error {
-	sum := sha256.Sum256(data)
-	if hexOf(sum) != g.evidence {
-		return errors.New("its SHA-256 is not the evidence hash in the entry")
+// consent reads one evidence file and holds it to the grant's entry.
+func (v *verifier) consent(g *grantFact, data []byte) (*evidence.Parsed, error) {
+	if sum := sha256.Sum256(data); hexOf(sum) != g.evidence {
+		return nil, errors.New("its SHA-256 is not the evidence hash in the entry")
 	}
-	kind := chain.ParseConsentType(g.consent)
-	if kind != chain.OIDCNonce && kind != chain.TokenExchange {
-		return fmt.Errorf("%w: %q", errConsentKind, g.consent)
-	}
-	var e Evidence
-	if err := strictJSON(data, &e); err != nil {
-		return err
-	}
-	if e.Version != 1 || e.ConsentType != g.consent {
-		return fmt.Errorf("version %d, consent %q; the entry says %q", e.Version, e.ConsentType, g.consent)
-	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(e.Grant)
+	p, err := evidence.Parse(data)
 	if err != nil {
-		return errors.New("grant: not base64url")
+		return nil, err
 	}
-	document, err := chain.ParseGrantDocument(raw)
-	if err != nil {
-		return err
+	if p.Type.String() != g.consent {
+		return nil, fmt.Errorf("consent by %s; the entry says %q", p.Type, g.consent)
 	}
-	if sum = sha256.Sum256(raw); hexOf(sum) != g.hash {
-		return errors.New("grant: its SHA-256 is not the grant hash in the entry")
+	if sum := sha256.Sum256(p.Document); hexOf(sum) != g.hash {
+		return nil, errors.New("grant: its SHA-256 is not the grant hash in the entry")
 	}
-	if document.GrantID != g.id || document.Origin != v.anchors.origin {
-		return errors.New("grant: of another id or log")
+	if p.Grant.GrantID != g.id || p.Grant.Origin != v.anchors.origin {
+		return nil, errors.New("grant: of another id or log")
 	}
-	nonce := ""
-	if kind == chain.OIDCNonce {
-		nonce = base64.RawURLEncoding.EncodeToString(sum[:])
-	}
-	if err := verifyToken(&e, &document, nonce); err != nil {
-		return fmt.Errorf("id_token: %w", err)
-	}
-	g.document = raw
-	return nil
-}
-
-// idClaims are the claims of OpenID Connect Core §2 that the evidence rests on.
-type idClaims struct {
-	Issuer   string   `json:"iss"`
-	Subject  string   `json:"sub"`
-	Audience audience `json:"aud"`
-	Nonce    string   `json:"nonce"`
-}
-
-// audience is one string or a list of them.
-type audience []string
-
-// UnmarshalJSON implements [json.Unmarshaler].
-func (a *audience) UnmarshalJSON(data []byte) error {
-	var one string
-	if json.Unmarshal(data, &one) == nil {
-		*a = audience{one}
-		return nil
-	}
-	var many []string
-	if err := json.Unmarshal(data, &many); err != nil {
-		return err
-	}
-	*a = many
-	return nil
-}
-
-// verifyToken checks signature, user, client and nonce. The token's expiry is not asked: it was fresh when it was logged.
-func verifyToken(e *Evidence, g *chain.GrantDocument, nonce string) error {
-	token, err := jose.ParseSignedCompact(e.IDToken, []jose.SignatureAlgorithm{jose.RS256, jose.ES256})
-	if err != nil {
-		return err
-	}
-	var keys jose.JSONWebKeySet
-	if err := json.Unmarshal(e.JWKS, &keys); err != nil {
-		return errors.New("the key set is not a JWKS")
-	}
-	payload, err := verifyWith(token, keys.Keys)
-	if err != nil {
-		return err
-	}
-	var c idClaims
-	if err := json.Unmarshal(payload, &c); err != nil {
-		return errors.New("its claims are not those of an ID token")
-	}
-	switch {
-	case c.Issuer != g.Issuer || c.Subject != g.Subject:
-		return errors.New("iss or sub is not the user of the grant")
-	case !slices.Contains(c.Audience, g.ClientID):
-		return errors.New("aud is not the client of the grant")
-	case nonce != "" && c.Nonce != nonce:
-		return errors.New("nonce is not the SHA-256 of the grant")
-	}
-	return nil
-}
-
-const (
-	maxKeys    = 64
-	minRSABits = 2048
-	maxRSABits = 8192
-)
-
-// verifyWith tries the keys that the token names by its kid; all of them if it names none.
-func verifyWith(token *jose.JSONWebSignature, keys []jose.JSONWebKey) ([]byte, error) {
-	if len(keys) > maxKeys {
-		return nil, fmt.Errorf("more than %d keys", maxKeys)
-	}
-	kid := token.Signatures[0].Protected.KeyID
-	for _, key := range keys {
-		if kid != "" && key.KeyID != kid {
-			continue
-		}
-		switch k := key.Key.(type) {
-		case *rsa.PublicKey:
-			if bits := k.N.BitLen(); bits < minRSABits || bits > maxRSABits {
-				continue
-			}
-		case *ecdsa.PublicKey:
-		default:
-			continue
-		}
-		if payload, err := token.Verify(key.Key); err == nil {
-			return payload, nil
-		}
-	}
-	return nil, errors.New("no key of the set verifies its signature")
+	return p, nil
 }

@@ -221,7 +221,7 @@ func TestFalseLogs(t *testing.T) {
 				GrantID: id(0x300), ConsentType: "oidc_nonce", EvidenceHash: hex.EncodeToString(sum[:]), GrantHash: hex.EncodeToString(hash[:]),
 			}, nil)
 			w.seal()
-			return expected{bundle.CheckEvidence, int64(at), "evidence/" + id(0x300) + ".json", ""}
+			return expected{bundle.CheckConsentOIDC, int64(at), "evidence/" + id(0x300) + ".json", ""}
 		}},
 		{"a second ceremony", func(t *testing.T, w *world) expected {
 			w.entries = append(w.entries, record.Stored{Index: 1, Envelope: w.entries[0].Envelope})

@@ -8,6 +8,7 @@ import (
 	"github.com/signet-pki/signet/audit/merkle"
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/delegation/evidence"
 )
 
 // Paths inside a bundle (docs/formats/bundle.md).
@@ -45,7 +46,7 @@ const (
 	maxPath      = 200
 	maxManifest  = maxFiles * 160
 	maxSmall     = 256 << 10 // seals, statements, certificates, binding, README, tiles
-	maxEvidence  = 1 << 20
+	maxEvidence  = evidence.MaxBytes
 	maxPolicy    = 64 << 20
 	maxEventLog  = 16 << 20
 	maxEnvelope  = record.MaxEnvelope

@@ -32,16 +32,23 @@ const (
 	CheckCertificate  CheckName = "certificate"  // issued certificate, its entry and its path
 	CheckDelegation   CheckName = "delegation"   // the chain in the certificate attenuates and is the one logged
 	CheckConfirmation CheckName = "confirmation" // the delegator's JWS
-	CheckEvidence     CheckName = "evidence"     // the user's consent
+	CheckEvidence     CheckName = "evidence"     // the file of the user's consent, and the grant in it
 	CheckPolicy       CheckName = "policy"       // the policy bundle has its digest
 	CheckReceipt      CheckName = "receipt"      // a receipt's own format and inclusion proof
+
+	// The user's proof in the evidence, by type of consent.
+	CheckConsentOIDC     CheckName = "consent_oidc_nonce"
+	CheckConsentToken    CheckName = "consent_token_exchange"
+	CheckConsentJWS      CheckName = "consent_jws"
+	CheckConsentWebAuthn CheckName = "consent_webauthn"
 )
 
 func checkOrder() []CheckName {
 	return []CheckName{
 		CheckLayout, CheckManifest, CheckRange, CheckTrust, CheckReceipt, CheckCheckpoint, CheckTile, CheckEntry, CheckCeremony,
 		CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot, CheckSealEntry, CheckQuote, CheckCounter, CheckBoot,
-		CheckAK, CheckCertificate, CheckDelegation, CheckConfirmation, CheckEvidence, CheckPolicy,
+		CheckAK, CheckCertificate, CheckDelegation, CheckConfirmation, CheckEvidence,
+		CheckConsentWebAuthn, CheckConsentJWS, CheckConsentOIDC, CheckConsentToken, CheckPolicy,
 	}
 }
 

@@ -15,9 +15,9 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"github.com/signet-pki/signet/audit/bundle"
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/delegation/evidence"
 )
 
 // physician is the story of a consent, an agent and a sub-agent.
@@ -163,10 +163,10 @@ func (w *world) consent(document []byte) []byte {
 	must(t, err)
 	token, err := signed.CompactSerialize()
 	must(t, err)
-	jwks, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &key.PublicKey, KeyID: "idp-1", Algorithm: "ES256", Use: "sig"}}})
+	jwk, err := json.Marshal(jose.JSONWebKey{Key: &key.PublicKey, KeyID: "idp-1", Algorithm: "ES256", Use: "sig"})
 	must(t, err)
-	data, err := json.Marshal(bundle.Evidence{
-		Version: 1, ConsentType: "oidc_nonce", Grant: base64.RawURLEncoding.EncodeToString(document), IDToken: token, JWKS: jwks,
+	data, err := json.Marshal(evidence.Evidence{
+		Version: 1, ConsentType: "oidc_nonce", Grant: base64.RawURLEncoding.EncodeToString(document), IDToken: token, JWKS: &evidence.JWKS{Keys: []json.RawMessage{jwk}},
 	})
 	must(t, err)
 	return data

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/signet-pki/signet/delegation/chain"
 )
 
 const redeemTimeout = 30 * time.Second
@@ -19,7 +21,7 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f, err := h.flows.take(cookieOf(r), h.provider.cfg.Now(), func(f flow) error {
+	f, err := h.flows.take(cookieOf(r), h.now(), func(f flow) error {
 		if f.stage != stageLogin && f.stage != stageConfirm {
 			return refuse("flow_missing", errors.New("no redirect is awaited"))
 		}
@@ -34,7 +36,7 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) error {
 	// From here on the code is spent: a browser that leaves does not stop what it began.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), redeemTimeout)
 	defer cancel()
-	id, err := h.redeem(ctx, f, query)
+	id, err := f.provider.redeem(ctx, f, r.PathValue("provider"), query)
 	if err != nil {
 		return err
 	}
@@ -60,13 +62,17 @@ func single(u *url.URL) (map[string]string, error) {
 	return out, nil
 }
 
-func (h *Handler) redeem(ctx context.Context, f flow, query map[string]string) (*identity, error) {
-	meta, err := h.provider.metadata(ctx)
+// redeem gets the identity for a redirect to the URI of the provider called at.
+func (p *Provider) redeem(ctx context.Context, f flow, at string, query map[string]string) (*identity, error) {
+	if at != p.cfg.Name {
+		return nil, refuse("issuer_mismatch", errors.New("the redirect is to another provider's URI"))
+	}
+	meta, err := p.metadata(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// RFC 9207 §2.4: the answer must come from the provider that was asked.
-	if iss, ok := query["iss"]; (ok || meta.sendsIss) && iss != h.provider.cfg.Issuer {
+	if iss, ok := query["iss"]; (ok || meta.sendsIss) && iss != p.cfg.Issuer {
 		return nil, refuse("issuer_mismatch", errors.New("iss of the redirect is not the provider's"))
 	}
 	if code, ok := query["error"]; ok {
@@ -75,16 +81,16 @@ func (h *Handler) redeem(ctx context.Context, f flow, query map[string]string) (
 	if query["code"] == "" {
 		return nil, refuse("callback_invalid", errors.New("no code"))
 	}
-	return h.provider.exchange(ctx, meta, query["code"], f.attempt)
+	return p.exchange(ctx, meta, query["code"], f.attempt)
 }
 
 // review remembers who logged in and shows what they are asked.
 func (h *Handler) review(w http.ResponseWriter, r *http.Request, f flow, id *identity) error {
-	csrf, err := token(h.provider.cfg.Rand)
+	csrf, err := token(h.rand)
 	if err != nil {
 		return err
 	}
-	next := flow{grantID: f.grantID, stage: stageReview, user: id.user, csrf: csrf, shown: f.shown}
+	next := flow{grantID: f.grantID, provider: f.provider, stage: stageReview, user: id.user, csrf: csrf, shown: f.shown}
 	if err := h.keep(w, next); err != nil {
 		return err
 	}
@@ -97,12 +103,12 @@ func (h *Handler) confirm(ctx context.Context, w http.ResponseWriter, f flow, id
 	if id.user != f.user {
 		return refuse("other_user", errors.New("the second login is another user's"))
 	}
-	evidence, err := newEvidence(f.document, id)
+	evidence, err := newEvidence(f.document, id, h.now())
 	if err != nil {
 		return err
 	}
 	err = h.pending.Approve(ctx, f.grantID, Approval{
-		User: id.user, Roles: id.roles, Groups: id.groups, ACR: id.acr, AMR: id.amr, AuthTime: id.authTime,
+		Type: chain.OIDCNonce, User: id.user, Roles: id.roles, Groups: id.groups, ACR: id.acr, AMR: id.amr, AuthTime: id.authTime,
 		Document: f.document, Evidence: evidence, EvidenceHash: sha256.Sum256(evidence),
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -20,13 +21,19 @@ const (
 	maxAnswer      = 1 << 20 // bytes of one answer of the provider
 )
 
+// callbackPath begins the path of every redirect URI; the provider's name follows, so that no two providers share one (RFC 9700 §4.4.2).
+const callbackPath = "/v1/grants/callback/"
+
+var nameForm = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+
 // Config names the identity provider and Signet's registration there. Consent should have a client_id of its own, and a
 // redirect URI that no other provider uses.
 type Config struct {
+	Name             string        // in the redirect URI and in links: [a-z0-9-]{1,32}
 	Issuer           string        // exact OIDC issuer; https
 	ClientID         string        // registered for consent alone
 	ClientSecretFile string        // empty: a public client, with PKCE
-	RedirectURL      string        // https://HOST/v1/grants/callback, as registered
+	RedirectURL      string        // https://HOST/v1/grants/callback/NAME, as registered
 	Scopes           []string      // beyond openid, where the provider needs them to give roles
 	RolesClaim       string        // default roles; a dot descends: realm_access.roles
 	GroupsClaim      string        // default groups
@@ -49,6 +56,12 @@ func (c Config) complete() (Config, error) {
 	}
 	var errs []error
 	errs = append(errs, checkURL("issuer", c.Issuer), checkURL("redirect_url", c.RedirectURL))
+	if !nameForm.MatchString(c.Name) {
+		errs = append(errs, errors.New("name is not [a-z0-9-]{1,32}"))
+	}
+	if !strings.HasSuffix(c.RedirectURL, callbackPath+c.Name) {
+		errs = append(errs, errors.New("redirect_url does not end in "+callbackPath+" and the name"))
+	}
 	if c.ClientID == "" {
 		errs = append(errs, errors.New("client_id is required"))
 	}

@@ -19,6 +19,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"github.com/signet-pki/signet/delegation/chain"
 )
 
 // Errors where callers branch.
@@ -46,13 +48,14 @@ type Request struct {
 
 // Approval is a verified consent with the claims of that moment.
 type Approval struct {
+	Type          chain.ConsentType
 	User          User
 	Roles, Groups []string
 	ACR           string
 	AMR           []string
 	AuthTime      time.Time
 	Document      []byte   // the canonical grant that Pending.Document gave
-	Evidence      []byte   // what the consent rests on; see Evidence
+	Evidence      []byte   // what the consent rests on; see package evidence
 	EvidenceHash  [32]byte // SHA-256 of Evidence
 }
 
@@ -71,16 +74,22 @@ const (
 	PageReview = "review" // asks the user
 	PageDone   = "done"   // tells that it is decided
 	PageError  = "error"
+	PageChoose = "choose" // asks for the identity provider
 )
+
+// Choice is an identity provider to choose.
+type Choice struct{ Name, Issuer string }
 
 // View is what a page shows. It holds no secret but the CSRF token of its own form.
 type View struct {
-	Request  Request
-	User     User
-	CSRF     string // form field csrf; beside it, the field decision is approve or refuse
-	Approved bool   // PageDone
-	Code     string // PageError: a stable word
-	Message  string // PageError: a sentence for the user
+	Request   Request
+	User      User
+	CSRF      string        // form field csrf; beside it, the field decision is approve or refuse
+	Left      time.Duration // until the request's deadline
+	Providers []Choice      // PageChoose
+	Approved  bool          // PageDone
+	Code      string        // PageError: a stable word
+	Message   string        // PageError: a sentence for the user
 }
 
 // Pages renders HTML. Data is a View.

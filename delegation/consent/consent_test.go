@@ -17,6 +17,7 @@ import (
 
 	"github.com/signet-pki/signet/delegation/chain"
 	"github.com/signet-pki/signet/delegation/consent"
+	"github.com/signet-pki/signet/delegation/evidence"
 	"github.com/signet-pki/signet/internal/devkit/idp"
 )
 
@@ -25,7 +26,7 @@ func realWorld(t *testing.T, stopped *atomic.Bool) *world {
 	t.Helper()
 	return newWorld(t, func(base string) http.Handler {
 		p, err := idp.New(idp.Config{
-			Issuer: base + "/idp", ClientID: clientID, RedirectURIs: []string{base + "/v1/grants/callback"},
+			Issuer: base + "/idp", ClientID: clientID, RedirectURIs: []string{base + "/v1/grants/callback/idp"},
 			Stopped: stopped.Load, Now: time.Now,
 		})
 		if err != nil {
@@ -92,7 +93,7 @@ func checkApproval(t *testing.T, w *world, a consent.Approval) {
 	if a.EvidenceHash != sha256.Sum256(a.Evidence) {
 		t.Error("the evidence hash is not that of the evidence")
 	}
-	var e consent.Evidence
+	var e evidence.Evidence
 	d := json.NewDecoder(bytes.NewReader(a.Evidence))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&e); err != nil {
@@ -168,7 +169,7 @@ func TestProviderDown(t *testing.T) {
 	review := follow.signIn(follow.get("/consent/"+grantID), "physician")
 	again := follow.post("/consent/"+grantID, decision(review, t, "approve"))
 	follow.client.CheckRedirect = func(r *http.Request, _ []*http.Request) error {
-		if strings.HasPrefix(r.URL.Path, "/v1/grants/callback") {
+		if strings.HasPrefix(r.URL.Path, "/v1/grants/callback/idp") {
 			return http.ErrUseLastResponse
 		}
 		return nil

@@ -14,7 +14,6 @@ const (
 	flowLife         = 10 * time.Minute
 	maxFlows         = 1024
 	maxFlowsPerGrant = 8
-	consentType      = "oidc_nonce"
 )
 
 // stage tells what a flow waits for. The zero stage waits for nothing.
@@ -30,6 +29,7 @@ const (
 // flow is one browser on its way to one consent. A flow never changes: the next step is a new one.
 type flow struct {
 	grantID  string
+	provider *Provider
 	stage    stage
 	expires  time.Time
 	attempt  attempt // stageLogin, stageConfirm

@@ -59,7 +59,7 @@ func TestTakeOnce(t *testing.T) {
 
 func TestConfigRefuses(t *testing.T) {
 	good := Config{
-		Issuer: "https://idp.example", ClientID: "c", RedirectURL: "https://signet.example/v1/grants/callback",
+		Name: "idp", Issuer: "https://idp.example", ClientID: "c", RedirectURL: "https://signet.example/v1/grants/callback/idp",
 		Now: time.Now, Rand: zero{},
 	}
 	empty := filepath.Join(t.TempDir(), "secret")
@@ -74,7 +74,7 @@ func TestConfigRefuses(t *testing.T) {
 		"issuer query":   func(c *Config) { c.Issuer += "?x" },
 		"no issuer":      func(c *Config) { c.Issuer = "" },
 		"no client":      func(c *Config) { c.ClientID = "" },
-		"plain redirect": func(c *Config) { c.RedirectURL = "http://signet.example/cb" },
+		"plain redirect": func(c *Config) { c.RedirectURL = "http://signet.example/v1/grants/callback/idp" },
 		"wide skew":      func(c *Config) { c.Skew = time.Hour },
 		"negative skew":  func(c *Config) { c.Skew = -1 },
 		"no clock":       func(c *Config) { c.Now = nil },

@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/signet-pki/signet/delegation/chain"
 )
@@ -18,29 +19,37 @@ const (
 	maxForm    = 8 << 10
 )
 
-// Handler serves the consent pages: GET and POST /consent/{grant_id}, and GET on the path of Config.RedirectURL.
+// Handler serves the consent pages: GET and POST /consent/{grant_id}, and GET on the path of each Config.RedirectURL.
 type Handler struct {
-	provider *Provider
-	pending  Pending
-	pages    Pages
-	log      *slog.Logger
-	flows    *flows
-	mux      *http.ServeMux
+	providers []*Provider
+	pending   Pending
+	pages     Pages
+	log       *slog.Logger
+	flows     *flows
+	now       func() time.Time
+	rand      io.Reader
+	mux       *http.ServeMux
 }
 
-// NewHandler makes a Handler.
-func NewHandler(p *Provider, pending Pending, pages Pages, log *slog.Logger) (*Handler, error) {
-	if p == nil || pending == nil || pages == nil || log == nil {
-		return nil, errors.New("consent: provider, pending grants, pages and logger are required")
+// NewHandler makes a Handler. Users choose among several providers; clock and randomness are the first one's.
+func NewHandler(providers []*Provider, pending Pending, pages Pages, log *slog.Logger) (*Handler, error) {
+	if len(providers) == 0 || pending == nil || pages == nil || log == nil {
+		return nil, errors.New("consent: providers, pending grants, pages and logger are required")
 	}
-	callback, err := url.Parse(p.cfg.RedirectURL)
-	if err != nil || callback.Path == "" || strings.HasPrefix(callback.Path, "/consent/") {
-		return nil, errors.New("consent: redirect_url has no path of its own")
+	for i, p := range providers {
+		for _, other := range providers[:i] {
+			if p.cfg.Name == other.cfg.Name || p.cfg.Issuer == other.cfg.Issuer {
+				return nil, errors.New("consent: two providers have the same name or issuer")
+			}
+		}
 	}
-	h := &Handler{provider: p, pending: pending, pages: pages, log: log, flows: newFlows(), mux: http.NewServeMux()}
+	h := &Handler{
+		providers: providers, pending: pending, pages: pages, log: log, flows: newFlows(), mux: http.NewServeMux(),
+		now: providers[0].cfg.Now, rand: providers[0].cfg.Rand,
+	}
 	h.mux.HandleFunc("GET /consent/{grant_id}", h.guard(h.open))
 	h.mux.HandleFunc("POST /consent/{grant_id}", h.guard(h.decide))
-	h.mux.HandleFunc("GET "+callback.Path, h.guard(h.callback))
+	h.mux.HandleFunc("GET "+callbackPath+"{provider}", h.guard(h.callback))
 	return h, nil
 }
 
@@ -85,6 +94,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 // render writes nothing before the page is whole.
 func (h *Handler) render(w http.ResponseWriter, status int, page string, v View) error {
 	var out bytes.Buffer
+	v.Left = v.Request.NotAfter.Sub(h.now())
 	if err := h.pages.Render(&out, page, v); err != nil {
 		return fmt.Errorf("consent: render %s: %w", page, err)
 	}
@@ -104,35 +114,68 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("consent: describe grant: %w", err)
 	}
-	f, ok := h.flows.get(cookieOf(r), h.provider.cfg.Now())
+	f, ok := h.flows.get(cookieOf(r), h.now())
 	if ok && f.stage == stageReview && f.grantID == grantID {
-		meta, err := h.provider.metadata(r.Context())
+		meta, err := f.provider.metadata(r.Context())
 		if err != nil {
 			return err
 		}
 		h.policy(w.Header(), meta.authorize)
 		return h.render(w, http.StatusOK, PageReview, View{Request: f.shown, User: f.user, CSRF: f.csrf})
 	}
-	nonce, err := token(h.provider.cfg.Rand)
+	provider, err := h.chosen(r)
 	if err != nil {
 		return err
 	}
-	return h.send(w, r, flow{grantID: grantID, stage: stageLogin, shown: request}, attempt{nonce: nonce})
+	if provider == nil {
+		return h.choose(w, request)
+	}
+	nonce, err := token(h.rand)
+	if err != nil {
+		return err
+	}
+	return h.send(w, r, flow{grantID: grantID, provider: provider, stage: stageLogin, shown: request}, attempt{nonce: nonce})
+}
+
+// chosen is the provider that the link names, or the only one; nil if the user has yet to choose.
+func (h *Handler) chosen(r *http.Request) (*Provider, error) {
+	name := r.URL.Query().Get("provider")
+	if name == "" && len(h.providers) == 1 {
+		return h.providers[0], nil
+	}
+	for _, p := range h.providers {
+		if p.cfg.Name == name {
+			return p, nil
+		}
+	}
+	if name != "" {
+		return nil, refuse("provider_unknown", fmt.Errorf("no provider %.32q", name))
+	}
+	return nil, nil //nolint:nilnil // nobody is chosen, and nothing is wrong
+}
+
+// choose asks where the user has an account. It shows nothing of the request, for nobody has signed in yet.
+func (h *Handler) choose(w http.ResponseWriter, q Request) error {
+	v := View{Request: Request{GrantID: q.GrantID}}
+	for _, p := range h.providers {
+		v.Providers = append(v.Providers, Choice{Name: p.cfg.Name, Issuer: p.cfg.Issuer})
+	}
+	return h.render(w, http.StatusOK, PageChoose, v)
 }
 
 // send starts a code flow: it puts state, verifier and nonce behind a new cookie and redirects to the provider.
 func (h *Handler) send(w http.ResponseWriter, r *http.Request, f flow, a attempt) error {
-	meta, err := h.provider.metadata(r.Context())
+	meta, err := f.provider.metadata(r.Context())
 	if err != nil {
 		return err
 	}
-	if a.state, err = token(h.provider.cfg.Rand); err != nil {
+	if a.state, err = token(h.rand); err != nil {
 		return err
 	}
-	if a.verifier, err = token(h.provider.cfg.Rand); err != nil {
+	if a.verifier, err = token(h.rand); err != nil {
 		return err
 	}
-	a.started = h.provider.cfg.Now()
+	a.started = h.now()
 	f.attempt = a
 	if err := h.keep(w, f); err != nil {
 		return err
@@ -144,11 +187,11 @@ func (h *Handler) send(w http.ResponseWriter, r *http.Request, f flow, a attempt
 // keep stores a flow behind a new cookie. The cookie changes with each step, so that one planted before the login is
 // worth nothing after it.
 func (h *Handler) keep(w http.ResponseWriter, f flow) error {
-	cookie, err := token(h.provider.cfg.Rand)
+	cookie, err := token(h.rand)
 	if err != nil {
 		return err
 	}
-	now := h.provider.cfg.Now()
+	now := h.now()
 	f.expires = now.Add(flowLife)
 	if err := h.flows.put(cookie, f, now); err != nil {
 		return err
@@ -177,7 +220,7 @@ func (h *Handler) decide(w http.ResponseWriter, r *http.Request) error {
 	if decision != "approve" && decision != "refuse" {
 		return refuse("form_invalid", errors.New("decision is neither approve nor refuse"))
 	}
-	f, err := h.flows.take(cookieOf(r), h.provider.cfg.Now(), func(f flow) error {
+	f, err := h.flows.take(cookieOf(r), h.now(), func(f flow) error {
 		if f.stage != stageReview || f.grantID != grantID {
 			return refuse("flow_missing", errors.New("the flow of this cookie is not at this page"))
 		}
@@ -213,22 +256,22 @@ func (h *Handler) approve(w http.ResponseWriter, r *http.Request, f flow) error 
 	if err != nil {
 		return fmt.Errorf("consent: grant document: %w", err)
 	}
-	if err := h.asShown(grant, f); err != nil {
+	if err := asShown(grant, f); err != nil {
 		return err
 	}
 	nonce, err := grant.Nonce()
 	if err != nil {
 		return fmt.Errorf("consent: grant document: %w", err)
 	}
-	next := flow{grantID: f.grantID, stage: stageConfirm, user: f.user, shown: f.shown, document: document}
+	next := flow{grantID: f.grantID, provider: f.provider, stage: stageConfirm, user: f.user, shown: f.shown, document: document}
 	return h.send(w, r, next, attempt{nonce: nonce, fresh: true})
 }
 
 // asShown holds the document to the page: the user commits to what they were shown, or to nothing.
-func (h *Handler) asShown(g chain.GrantDocument, f flow) error {
+func asShown(g chain.GrantDocument, f flow) error {
 	s := f.shown
 	same := g.GrantID == f.grantID && g.Issuer == f.user.Issuer && g.Subject == f.user.Subject &&
-		g.ClientID == h.provider.cfg.ClientID && g.Orchestrator == s.Orchestrator && g.Task == s.Task &&
+		g.ClientID == f.provider.cfg.ClientID && g.Orchestrator == s.Orchestrator && g.Task == s.Task &&
 		slices.Equal(g.Scope.Strings(), s.Scope) && slices.Equal(g.AgentTypes, s.AgentTypes) &&
 		g.MaxDepth == s.MaxDepth && g.NotAfter.Equal(s.NotAfter)
 	if !same {

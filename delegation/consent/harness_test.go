@@ -119,6 +119,7 @@ type world struct {
 	t      *testing.T
 	url    string
 	domain *domain
+	mux    *http.ServeMux
 	client *http.Client // trusts the server; no cookies
 	now    func() time.Time
 	logged *strings.Builder
@@ -130,10 +131,10 @@ func newWorld(t *testing.T, provider func(base string) http.Handler, change func
 	mux := http.NewServeMux()
 	server := httptest.NewTLSServer(mux)
 	t.Cleanup(server.Close)
-	w := &world{t: t, url: server.URL, client: server.Client(), logged: &strings.Builder{}, now: time.Now}
+	w := &world{t: t, mux: mux, url: server.URL, client: server.Client(), logged: &strings.Builder{}, now: time.Now}
 	w.domain = &domain{issuer: server.URL + "/idp", open: map[string]bool{grantID: true, otherID: true}}
 	cfg := consent.Config{
-		Issuer: server.URL + "/idp", ClientID: clientID, RedirectURL: server.URL + "/v1/grants/callback",
+		Name: "idp", Issuer: server.URL + "/idp", ClientID: clientID, RedirectURL: server.URL + "/v1/grants/callback/idp",
 		HTTPClient: server.Client(), Now: func() time.Time { return w.now() }, Rand: rand.Reader,
 	}
 	if change != nil {
@@ -147,7 +148,7 @@ func newWorld(t *testing.T, provider func(base string) http.Handler, change func
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := consent.NewHandler(p, w.domain, pages, slog.New(slog.NewTextHandler(w.logged, nil)))
+	h, err := consent.NewHandler([]*consent.Provider{p}, w.domain, pages, slog.New(slog.NewTextHandler(w.logged, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

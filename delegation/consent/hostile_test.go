@@ -34,7 +34,7 @@ func begin(t *testing.T, b *browser) url.Values {
 }
 
 func back(state string, more ...string) string {
-	return "/v1/grants/callback?code=c&state=" + url.QueryEscape(state) + strings.Join(more, "")
+	return "/v1/grants/callback/idp?code=c&state=" + url.QueryEscape(state) + strings.Join(more, "")
 }
 
 // header of a good token.
@@ -82,7 +82,7 @@ func TestSecondRequestCommitsToTheGrant(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"nonce": nonce, "prompt": "login", "max_age": "0", "code_challenge_method": "S256", "response_type": "code",
-		"client_id": clientID, "redirect_uri": w.url + "/v1/grants/callback",
+		"client_id": clientID, "redirect_uri": w.url + "/v1/grants/callback/idp",
 	} {
 		if second.Get(name) != want {
 			t.Errorf("%s is %q, want %q", name, second.Get(name), want)
@@ -183,11 +183,11 @@ func TestCallbackChecks(t *testing.T) {
 		code   string
 	}{
 		"foreign state":  {func(string, *world) string { return back("x") }, false, 403, "state_mismatch"},
-		"no state":       {func(string, *world) string { return "/v1/grants/callback?code=c" }, false, 403, "state_mismatch"},
+		"no state":       {func(string, *world) string { return "/v1/grants/callback/idp?code=c" }, false, 403, "state_mismatch"},
 		"state twice":    {func(s string, _ *world) string { return back(s, "&state=x") }, false, 400, "callback_invalid"},
 		"code twice":     {func(s string, _ *world) string { return back(s, "&code=d") }, false, 400, "callback_invalid"},
-		"no code":        {func(s string, _ *world) string { return "/v1/grants/callback?state=" + s }, false, 400, "callback_invalid"},
-		"provider error": {func(s string, _ *world) string { return "/v1/grants/callback?error=access_denied&state=" + s }, false, 403, "idp_refused"},
+		"no code":        {func(s string, _ *world) string { return "/v1/grants/callback/idp?state=" + s }, false, 400, "callback_invalid"},
+		"provider error": {func(s string, _ *world) string { return "/v1/grants/callback/idp?error=access_denied&state=" + s }, false, 403, "idp_refused"},
 		"iss missing":    {func(s string, _ *world) string { return back(s) }, true, 403, "issuer_mismatch"},
 		"iss wrong":      {func(s string, _ *world) string { return back(s, "&iss=https%3A%2F%2Fother") }, true, 403, "issuer_mismatch"},
 		"iss unasked":    {func(s string, _ *world) string { return back(s, "&iss=https%3A%2F%2Fother") }, false, 403, "issuer_mismatch"},

@@ -92,7 +92,7 @@ func TestDiscoveryIsKept(t *testing.T) {
 	f = newForger(t, server.URL)
 	now := time.Now()
 	p, err := consent.NewProvider(consent.Config{
-		Issuer: server.URL + "/idp", ClientID: clientID, RedirectURL: server.URL + "/cb",
+		Name: "idp", Issuer: server.URL + "/idp", ClientID: clientID, RedirectURL: server.URL + "/v1/grants/callback/idp",
 		HTTPClient: server.Client(), Now: func() time.Time { return now }, Rand: rand.Reader,
 	})
 	if err != nil {

@@ -39,7 +39,7 @@ func answerTo(err error) answer {
 
 func statusOf(code string) int {
 	switch code {
-	case "flow_missing", "form_invalid", "callback_invalid":
+	case "flow_missing", "form_invalid", "callback_invalid", "provider_unknown":
 		return http.StatusBadRequest
 	case "too_many_flows":
 		return http.StatusServiceUnavailable

@@ -17,7 +17,6 @@ import (
 	"github.com/signet-pki/signet/api"
 	"github.com/signet-pki/signet/audit"
 	"github.com/signet-pki/signet/delegation"
-	"github.com/signet-pki/signet/delegation/consent"
 	"github.com/signet-pki/signet/policy/opa"
 )
 
@@ -37,7 +36,7 @@ type Appliance struct {
 	listener *listener
 	monitor  *monitor
 	crls     *crls
-	provider *consent.Provider
+	idps     providers
 	server   *api.Server
 	logger   *slog.Logger
 }
@@ -104,7 +103,7 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 		return err
 	}
 	a.monitor = newMonitor(a.logger, a.probes(certifier, o.Now)...)
-	if a.provider, err = a.cfg.newProvider(o.Now); err != nil {
+	if a.idps, err = a.cfg.newProviders(o.Now); err != nil {
 		return err
 	}
 	if a.domain, err = a.newDomain(ctx, t, certifier, statements, engine, indexKey, o.Now); err != nil {
@@ -127,7 +126,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 	limits.OperatorTTL, limits.Heartbeat = operatorTTL, a.cfg.Revocation.Heartbeat
 	return delegation.New(ctx, delegation.Config{
 		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: engine, Resources: table,
-		Ready: a.monitor.ready, Provider: a.provider.Available, Pseudonym: pseudonyms(indexKey), Issuer: a.cfg.OIDC.Issuer, ClientID: a.cfg.OIDC.ClientID,
+		Ready: a.monitor.ready, Provider: a.idps.available, Pseudonym: pseudonyms(indexKey), Clients: a.cfg.clients(),
 		Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
 	})
 }

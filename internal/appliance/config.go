@@ -22,6 +22,9 @@ import (
 // maxConfig bounds the configuration file, in bytes.
 const maxConfig = 1 << 20
 
+// maxProviders bounds what a user has to choose from.
+const maxProviders = 16
+
 // Config is the appliance's configuration file. Unknown keys are errors. Secrets are never values in it: they are paths
 // of files, or names below $CREDENTIALS_DIRECTORY (systemd) written as "credential:NAME".
 type Config struct {
@@ -40,14 +43,15 @@ type Config struct {
 	// Development allows a simulated TPM and software tokens. Without it they are refused.
 	Development bool `yaml:"development"`
 
-	Tokens     Tokens          `yaml:"tokens"`
-	TPM        TPM             `yaml:"tpm"`
-	OIDC       OIDC            `yaml:"oidc"`
-	Audit      Audit           `yaml:"audit"`
-	Limits     Limits          `yaml:"limits"`
-	Revocation Revocation      `yaml:"revocation"`
-	Resources  []Resource      `yaml:"resources"`
-	Ceremony   ceremony.Config `yaml:"ceremony"`
+	Tokens Tokens `yaml:"tokens"`
+	TPM    TPM    `yaml:"tpm"`
+	// IdentityProviders are where users have their accounts. With several, the user chooses.
+	IdentityProviders []IdentityProvider `yaml:"identity_providers"`
+	Audit             Audit              `yaml:"audit"`
+	Limits            Limits             `yaml:"limits"`
+	Revocation        Revocation         `yaml:"revocation"`
+	Resources         []Resource         `yaml:"resources"`
+	Ceremony          ceremony.Config    `yaml:"ceremony"`
 }
 
 // Names are the names of the HTTPS port.
@@ -87,9 +91,13 @@ type TPM struct {
 	Timeout time.Duration `yaml:"timeout"`
 }
 
-// OIDC is the identity provider that users consent through.
-type OIDC struct {
-	Issuer           string `yaml:"issuer"`
+// IdentityProvider is an OpenID provider that users consent through.
+type IdentityProvider struct {
+	// Name ends the redirect URI PUBLIC_URL/v1/grants/callback/NAME, which is to be registered there: [a-z0-9-]{1,32}.
+	Name string `yaml:"name"`
+	// Issuer is the exact OIDC issuer, an https URL.
+	Issuer string `yaml:"issuer"`
+	// ClientID is registered for consent alone: a console's login must never pass for one.
 	ClientID         string `yaml:"client_id"`
 	ClientSecretFile string `yaml:"client_secret_file"`
 	// CAFile holds PEM certificates to trust for the provider, beside the system's.
@@ -188,7 +196,9 @@ func orElse[T comparable](v *T, def T) {
 
 func (c *Config) defaults() {
 	orElse(&c.TPM.PCRs, "sha256:0,1,2,3,4,5,6,7")
-	orElse(&c.OIDC.RolesClaim, "roles")
+	for i := range c.IdentityProviders {
+		orElse(&c.IdentityProviders[i].RolesClaim, "roles")
+	}
 	orElse(&c.Audit.SealInterval, 5*time.Second)
 	orElse(&c.Audit.Heartbeat, time.Minute)
 	orElse(&c.Audit.MaxSealAge, 3*time.Minute)
@@ -227,7 +237,7 @@ func (c *Config) check() error {
 	p.unless(c.TPM.Path != "", "tpm.path", "missing")
 	_, err = quote.ParseSelection(c.TPM.PCRs)
 	p.unless(err == nil, "tpm.pcrs", "not a PCR selection like sha256:0,1,2")
-	p.unless(c.OIDC.Issuer != "" && c.OIDC.ClientID != "", "oidc", "issuer and client_id are required")
+	c.checkProviders(&p)
 	p.unless(c.Audit.MaxSealAge > c.Audit.Heartbeat && c.Audit.Heartbeat >= c.Audit.SealInterval, "audit", "seal_interval ≤ heartbeat < max_seal_age")
 	within := func(d, least, most time.Duration) bool { return d >= least && d <= most }
 	p.unless(within(c.Revocation.Heartbeat, time.Second, time.Minute), "revocation.heartbeat", "1s to 1m")
@@ -271,6 +281,17 @@ func (l Limits) domain() delegation.Limits {
 		out.AgentTypes[name] = delegation.TypeLimit{MaxTTL: t.MaxTTL, MaxDepth: t.MaxDepth}
 	}
 	return out
+}
+
+func (c *Config) checkProviders(p *problems) {
+	p.unless(len(c.IdentityProviders) > 0 && len(c.IdentityProviders) <= maxProviders, "identity_providers", "1 to 16 are required")
+	names, issuers := map[string]bool{}, map[string]bool{}
+	for i, idp := range c.IdentityProviders {
+		field := fmt.Sprintf("identity_providers[%d]", i)
+		p.unless(idp.Name != "" && idp.Issuer != "" && idp.ClientID != "", field, "name, issuer and client_id are required")
+		p.unless(!names[idp.Name] && !issuers[idp.Issuer], field, "another one has that name or issuer")
+		names[idp.Name], issuers[idp.Issuer] = true, true
+	}
 }
 
 func (t Token) check(p *problems, field string) {

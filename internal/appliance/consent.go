@@ -17,45 +17,82 @@ import (
 	"github.com/signet-pki/signet/web"
 )
 
-// newProvider is the identity provider as the configuration names it. It connects on first use.
-func (c *Config) newProvider(now func() time.Time) (*consent.Provider, error) {
-	client, err := c.providerClient()
+// providers are the identity providers as the configuration names them.
+type providers []*consent.Provider
+
+// newProviders connects to none of them: that happens at first use.
+func (c *Config) newProviders(now func() time.Time) (providers, error) {
+	var out providers
+	for i, idp := range c.IdentityProviders {
+		p, err := c.newProvider(idp, now)
+		if err != nil {
+			return nil, fmt.Errorf("identity_providers[%d]: %w", i, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func (c *Config) newProvider(idp IdentityProvider, now func() time.Time) (*consent.Provider, error) {
+	client, err := c.providerClient(idp.CAFile)
 	if err != nil {
 		return nil, err
 	}
-	secret := c.OIDC.ClientSecretFile
+	secret := idp.ClientSecretFile
 	if secret != "" {
 		secret = c.path(secret)
 	}
 	return consent.NewProvider(consent.Config{
-		Issuer: c.OIDC.Issuer, ClientID: c.OIDC.ClientID, ClientSecretFile: secret,
-		RedirectURL: c.PublicURL + "/v1/grants/callback", RolesClaim: c.OIDC.RolesClaim,
+		Name: idp.Name, Issuer: idp.Issuer, ClientID: idp.ClientID, ClientSecretFile: secret,
+		RedirectURL: c.PublicURL + "/v1/grants/callback/" + idp.Name, RolesClaim: idp.RolesClaim,
 		HTTPClient: client, Now: now, Rand: rand.Reader,
 	})
 }
 
+// available says nothing is wrong if one of them answers: users of that one can consent.
+func (p providers) available(ctx context.Context) error {
+	var errs []error
+	for _, one := range p {
+		err := one.Available(ctx)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// clients gives the appliance's client_id at each issuer.
+func (c *Config) clients() map[string]string {
+	out := make(map[string]string, len(c.IdentityProviders))
+	for _, idp := range c.IdentityProviders {
+		out[idp.Issuer] = idp.ClientID
+	}
+	return out
+}
+
 // consentHandler serves the consent pages and the identity provider's callback.
-func consentHandler(provider *consent.Provider, domain *delegation.Service, log *slog.Logger) (http.Handler, error) {
+func consentHandler(idps providers, domain *delegation.Service, log *slog.Logger) (http.Handler, error) {
 	pages, err := web.NewConsent()
 	if err != nil {
 		return nil, err
 	}
-	return consent.NewHandler(provider, pending{domain}, pages, log)
+	return consent.NewHandler(idps, pending{domain}, pages, log)
 }
 
 // providerClient trusts the configured certificates beside the system's.
-func (c *Config) providerClient() (*http.Client, error) {
+func (c *Config) providerClient(caFile string) (*http.Client, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool()
 	}
-	if c.OIDC.CAFile != "" {
-		b, err := os.ReadFile(c.path(c.OIDC.CAFile))
+	if caFile != "" {
+		b, err := os.ReadFile(c.path(caFile))
 		if err != nil {
-			return nil, fmt.Errorf("oidc.ca_file: %w", err)
+			return nil, fmt.Errorf("ca_file: %w", err)
 		}
 		if !pool.AppendCertsFromPEM(b) {
-			return nil, errors.New("oidc.ca_file: no certificate in it")
+			return nil, errors.New("ca_file: no certificate in it")
 		}
 	}
 	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
@@ -92,6 +129,7 @@ func (p pending) Document(_ context.Context, grantID string, u consent.User) ([]
 // Approve activates the grant.
 func (p pending) Approve(ctx context.Context, grantID string, a consent.Approval) error {
 	return notPending(p.domain.Approve(ctx, grantID, delegation.Approval{
+		Type: a.Type,
 		User: delegation.User{
 			Issuer: a.User.Issuer, Subject: a.User.Subject, Roles: a.Roles, Groups: a.Groups,
 			ACR: a.ACR, AMR: a.AMR, AuthTime: a.AuthTime,

@@ -20,7 +20,7 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 	if err != nil {
 		return err
 	}
-	pages, err := consentHandler(a.provider, a.domain, a.logger)
+	pages, err := consentHandler(a.idps, a.domain, a.logger)
 	if err != nil {
 		return fmt.Errorf("consent: %w", err)
 	}

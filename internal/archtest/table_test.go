@@ -52,7 +52,7 @@ var table = []row{
 	{pattern: "audit/checkpoint", imports: []string{"audit/record", "audit/merkle"}, pure: true},
 	{
 		pattern: "audit/bundle",
-		imports: []string{"audit/record", "audit/merkle", "audit/checkpoint", "tpm/quote", "delegation/chain"},
+		imports: []string{"audit/record", "audit/merkle", "audit/checkpoint", "tpm/quote", "delegation/chain", "delegation/evidence"},
 		never:   noVerifier,
 		pure:    true,
 	},
@@ -63,7 +63,8 @@ var table = []row{
 	{pattern: "delegation", imports: []string{"audit/record", "policy", "delegation/chain", "delegation/event"}, never: []string{opa, echo}},
 	{pattern: "delegation/chain", pure: true},
 	{pattern: "delegation/event", imports: []string{"delegation/chain"}, pure: true},
-	{pattern: "delegation/consent", imports: []string{"delegation/chain"}, never: []string{opa, echo}},
+	{pattern: "delegation/evidence", imports: []string{"delegation/chain"}, pure: true},
+	{pattern: "delegation/consent", imports: []string{"delegation/chain", "delegation/evidence"}, never: []string{opa, echo}},
 
 	{pattern: "policy", pure: true},
 	{pattern: "policy/opa", imports: []string{"policy"}},

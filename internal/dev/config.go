@@ -37,9 +37,11 @@ func config(dir, addr string, d *devkit.Devices) (appliance.Config, error) {
 		Development: true,
 		Tokens:      appliance.Tokens{Root: token(devkit.TokenRoot), Issuing: token(devkit.TokenIssuing), Audit: token(devkit.TokenAudit)},
 		TPM:         appliance.TPM{Path: d.TPMPath()},
-		OIDC:        appliance.OIDC{Issuer: url + "/idp", ClientID: "signet-consent", CAFile: "pki/root.pem"},
 		Audit:       appliance.Audit{SealInterval: time.Second, Heartbeat: 20 * time.Second, MaxSealAge: 2 * time.Minute, MinFree: 128 << 20},
 		Limits:      appliance.Limits{TaskAgents: 1_000_000}, // load tests use one task
+		IdentityProviders: []appliance.IdentityProvider{
+			{Name: "dev", Issuer: url + "/idp", ClientID: "signet-consent", CAFile: "pki/root.pem"},
+		},
 		Resources: []appliance.Resource{
 			{Type: "database", ID: "patients", Action: "read", Scope: []string{"database:read:patients"}},
 			{Type: "database", ID: "trials", Action: "read", Scope: []string{"database:read:trials"}},

@@ -136,8 +136,9 @@ func serve(ctx context.Context, dir string, ln net.Listener, devices *devkit.Dev
 		return err
 	}
 	provider, err := idp.New(idp.Config{
-		Issuer: cfg.OIDC.Issuer, ClientID: cfg.OIDC.ClientID, RedirectURIs: []string{cfg.PublicURL + "/v1/grants/callback"},
-		Stopped: func() bool { return exists(filepath.Join(dir, "idp.stopped")) }, Now: time.Now,
+		Issuer: cfg.IdentityProviders[0].Issuer, ClientID: cfg.IdentityProviders[0].ClientID,
+		RedirectURIs: []string{cfg.PublicURL + "/v1/grants/callback/" + cfg.IdentityProviders[0].Name},
+		Stopped:      func() bool { return exists(filepath.Join(dir, "idp.stopped")) }, Now: time.Now,
 	})
 	if err != nil {
 		return err
