@@ -35,6 +35,13 @@ type Work interface {
 	Task(by delegation.Caller, id string) (delegation.Task, error)
 }
 
+// Consents are given elsewhere than on the consent pages.
+type Consents interface {
+	GrantDocumentFor(by delegation.Caller, id, issuer, subject string) ([]byte, error)
+	ApproveSigned(ctx context.Context, id, jws string) (delegation.Grant, error)
+	ApproveExchanged(ctx context.Context, by delegation.Caller, id string, x delegation.TokenExchange) (delegation.Grant, error)
+}
+
 // Agents is the life of agents, which ends with their task.
 type Agents interface {
 	Spawn(ctx context.Context, by delegation.Caller, q delegation.SpawnRequest) (delegation.Spawned, error)
@@ -62,6 +69,7 @@ type Feed interface {
 type Domain interface {
 	Identities
 	Work
+	Consents
 	Agents
 	Access
 	Feed

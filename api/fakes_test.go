@@ -271,3 +271,14 @@ func (r resources) Required(typ, id, action string) ([]chain.Token, bool) {
 	tok, err := chain.ParseToken(s)
 	return []chain.Token{tok}, err == nil
 }
+
+// noProofs accepts no consent that is given elsewhere than on the pages.
+type noProofs struct{}
+
+var errNoProof = &delegation.Error{Kind: delegation.Forbidden, Code: "signature_invalid", Field: "jws"}
+
+func (noProofs) Signed(string) (delegation.Approval, error) { return delegation.Approval{}, errNoProof }
+
+func (noProofs) Exchanged(context.Context, string, delegation.TokenExchange, func(string, string) ([]byte, error)) (delegation.Approval, error) {
+	return delegation.Approval{}, errNoProof
+}

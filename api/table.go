@@ -37,6 +37,15 @@ func workRoutes() []route {
 			"Ask a user for consent; the user goes to consent_url", (*Server).requestGrant).retriable(),
 		give("readGrant", http.MethodGet, "/v1/grants/{id}", orchestrator|staff,
 			"Where a grant stands", (*Server).readGrant).with(func(r *route) { r.own = "orchestrators: their own" }),
+		bytesOf("readGrantDocument", http.MethodGet, "/v1/grants/{id}/document", orchestrator|staff, mediaJSON,
+			"The canonical grant that a user with a certificate is to sign", (*Server).grantDocument).
+			query(param{"issuer", "of the user's identity provider"}, param{"subject", "the user's, there"}).
+			with(func(r *route) { r.own = "orchestrators: their own" }),
+		take("signGrant", "/v1/grants/{id}/signature", anyone, http.StatusOK,
+			"Consent by a user's signature under the grant, which is the only proof (consent type jws)", (*Server).signGrant),
+		take("exchangeToken", "/v1/grants/{id}/token", orchestrator, http.StatusOK,
+			"Consent by a user's token, RFC 8693's subject_token (consent type token_exchange, the weakest)", (*Server).exchangeToken).
+			with(func(r *route) { r.own = "their own" }),
 		take("openTask", "/v1/tasks", orchestrator, http.StatusCreated,
 			"Open the task of a grant", (*Server).openTask).retriable(),
 		give("readTask", http.MethodGet, "/v1/tasks/{id}", orchestrator|staff,

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/hex"
+	"net/http"
 
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/delegation"
@@ -42,6 +43,32 @@ func (s *Server) grant(g delegation.Grant) v1.Grant {
 		out.GrantHash = hex.EncodeToString(g.Hash[:])
 	}
 	return out
+}
+
+func (s *Server) grantDocument(c *call) (reply, error) {
+	doc, err := s.cfg.Domain.GrantDocumentFor(c.by, c.param("id"), c.query.Get("issuer"), c.query.Get("subject"))
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{status: http.StatusOK, raw: doc, media: mediaJSON, cache: "no-store"}, nil
+}
+
+func (s *Server) signGrant(c *call, q *v1.GrantSignature) (v1.GrantConsent, error) {
+	return consented(s.cfg.Domain.ApproveSigned(c.ctx, c.param("id"), q.JWS))
+}
+
+func (s *Server) exchangeToken(c *call, q *v1.TokenExchange) (v1.GrantConsent, error) {
+	return consented(s.cfg.Domain.ApproveExchanged(c.ctx, c.by, c.param("id"), delegation.TokenExchange{
+		SubjectToken: q.SubjectToken, SubjectTokenType: q.SubjectTokenType,
+	}))
+}
+
+// consented says no more than that: who signed need not be who asked.
+func consented(g delegation.Grant, err error) (v1.GrantConsent, error) {
+	if err != nil {
+		return v1.GrantConsent{}, err
+	}
+	return v1.GrantConsent{GrantID: g.ID, Status: string(g.Status), GrantHash: hex.EncodeToString(g.Hash[:])}, nil
 }
 
 func (s *Server) openTask(c *call, q *v1.TaskRequest) (v1.Task, error) {

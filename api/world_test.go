@@ -115,6 +115,7 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 		Resources: resources{"database/patients/read": "database:read:patients", "database/billing/read": "database:read:billing"},
 		Ready:     func() error { return w.ready },
 		Provider:  func(context.Context) error { return w.idp },
+		Proofs:    noProofs{},
 		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },
 		Clients:   map[string]string{issuerURL: "consent"}, Limits: limits, Now: time.Now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
 	})

@@ -41,6 +41,21 @@ func (c *Client) Grant(ctx context.Context, id string) (v1.Grant, error) {
 	return get[v1.Grant](ctx, c, "/v1/grants/"+url.PathEscape(id))
 }
 
+// GrantDocument gives the canonical grant that a user with a certificate is to sign.
+func (c *Client) GrantDocument(ctx context.Context, id, issuer, subject string) ([]byte, error) {
+	return c.bytes(ctx, "/v1/grants/"+url.PathEscape(id)+"/document?"+url.Values{"issuer": {issuer}, "subject": {subject}}.Encode())
+}
+
+// SignGrant brings a user's signature under a grant. It needs no certificate.
+func (c *Client) SignGrant(ctx context.Context, id string, q v1.GrantSignature, o ...Option) (v1.GrantConsent, error) {
+	return post[v1.GrantConsent](ctx, c, "/v1/grants/"+url.PathEscape(id)+"/signature", q, o)
+}
+
+// ExchangeToken presents a user's token for a grant that the caller asked for.
+func (c *Client) ExchangeToken(ctx context.Context, id string, q v1.TokenExchange, o ...Option) (v1.GrantConsent, error) {
+	return post[v1.GrantConsent](ctx, c, "/v1/grants/"+url.PathEscape(id)+"/token", q, o)
+}
+
 // OpenTask opens the task of a grant.
 func (c *Client) OpenTask(ctx context.Context, q v1.TaskRequest, o ...Option) (v1.Task, error) {
 	return post[v1.Task](ctx, c, "/v1/tasks", q, o)

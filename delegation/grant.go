@@ -221,6 +221,9 @@ func (s *Service) activate(ctx context.Context, pending *grantState, raw []byte,
 	d := s.grantDraft(&g, a, replace(keyGrant+g.ID, raw, value, g.NotAfter.Add(grace), errNotPending()))
 	d.mutations = append(d.mutations, unrevokedGrant(&g)...)
 	d.mutations = append(d.mutations, record.Mutation{Key: givenKey(d.env.User, g.ID), Value: []byte(g.ID), Expires: g.NotAfter.Add(grace)})
+	if a.Once != nil {
+		d.mutations = append(d.mutations, spend(a.Once))
+	}
 	if _, err := s.appendFirmly(ctx, d); err != nil {
 		return err
 	}

@@ -250,6 +250,7 @@ type rig struct {
 	ready      error
 	provider   error
 	limits     delegation.Limits
+	proofs     proofs
 	clock      time.Time
 	operator   delegation.Caller
 	roots      *chain.Trust
@@ -303,6 +304,7 @@ func (r *rig) start(log delegation.Log) {
 		Resources: table{"database/patients/read": "database:read:patients", "database/billing/read": "database:read:billing"},
 		Ready:     func() error { return r.ready },
 		Provider:  func(context.Context) error { return r.provider },
+		Proofs:    &r.proofs,
 		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },
 		Clients:   map[string]string{"https://idp.example": "consent"}, Limits: r.limits,
 		Now: r.now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),

@@ -94,6 +94,7 @@ type Config struct {
 	Provider func(ctx context.Context) error
 	// Clients are the issuers of the identity providers whose users may consent, with the appliance's client_id at each.
 	Clients map[string]string
+	Proofs  Proofs
 	Limits  Limits
 	Now     func() time.Time
 	Rand    io.Reader
@@ -179,8 +180,8 @@ func (c Config) check() error {
 	if c.Log == nil || c.Certifier == nil || c.Statements == nil || c.Policy == nil || c.Resources == nil {
 		return errors.New("delegation: log, certifier, statements, policy and resources are required")
 	}
-	if c.Ready == nil || c.Provider == nil || c.Pseudonym == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
-		return errors.New("delegation: ready, provider, pseudonym, clock, randomness and logger are required")
+	if c.Ready == nil || c.Provider == nil || c.Proofs == nil || c.Pseudonym == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
+		return errors.New("delegation: ready, provider, proofs, pseudonym, clock, randomness and logger are required")
 	}
 	return nil
 }

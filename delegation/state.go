@@ -23,6 +23,7 @@ const (
 	keyOpen     = "open/"  // open/<TBS hash>: appended, signature not known to be kept
 	keyCert     = "cert/"  // cert/<TBS hash>: the released certificate, DER
 	keyAt       = "at/"    // at/<TBS hash>: the position of the issue entry, known once it is durable
+	keySpent    = "spent/" // spent/<SHA-256>: a user's token that made a grant
 	keyRevoked  = "rev/"   // rev/<kind>/<id>
 	keyFeed     = "feed/head"
 	keySerial   = "serial/" // serial/<serial>: until when the certificate is valid

@@ -142,6 +142,7 @@ type Approval struct {
 	User     User
 	Document []byte // the canonical grant
 	Evidence []byte // exact bytes of the evidence file
+	Once     *Once  // nil: the proof is bound to this grant by itself
 }
 
 // TaskRequest opens the task of a grant.

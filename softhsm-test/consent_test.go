@@ -16,6 +16,9 @@ import (
 
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/client"
+	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/delegation/consent"
+	proof "github.com/signet-pki/signet/delegation/evidence"
 	"github.com/signet-pki/signet/internal/appliance"
 )
 
@@ -33,19 +36,21 @@ type consents struct {
 	inside   *inside
 	dir      string
 	provider *provider
+	users    users
 	browser  *chromium
 }
 
 func newConsents(t *testing.T) *consents {
 	t.Helper()
-	p, dir := newProvider(t), made(t)
+	p, dir, users := newProvider(t), made(t), newUsers(t)
 	i := runInside(t, dir, func(c *appliance.Config) {
-		c.IdentityProviders = []appliance.IdentityProvider{{Name: "npm", Issuer: p.issuer, ClientID: "signet-consent", CAFile: p.ca}}
+		c.IdentityProviders = []appliance.IdentityProvider{{Name: "npm", Issuer: p.issuer, ClientID: "signet-consent", CAFile: p.ca,
+			UserCertificates: &appliance.UserCertificates{CAFile: users.file, Subject: proof.FromSerialNumber}}}
 	})
 	p.config.Clients = []providerClient{{ID: "signet-consent", Redirects: []string{i.url + callback}}}
 	p.configure()
 	c := newCast(t, dir, i.url)
-	return &consents{c, i, dir, p, newChromium(t, p.cert, c.serverCA())}
+	return &consents{c, i, dir, p, users, newChromium(t, p.cert, c.serverCA())}
 }
 
 // serverCA is the CA that the appliance's port shows, after verification.
@@ -111,6 +116,7 @@ func TestConsentInBrowser(t *testing.T) {
 	c := newConsents(t)
 	t.Run("approve", c.testApprove)
 	t.Run("decline", c.testDecline)
+	t.Run("signature of a card", c.testSignature)
 	t.Run("phone", c.testPhone)
 	t.Run("rotated keys", c.testRotation)
 	t.Run("silent provider", c.testSilent)
@@ -149,7 +155,7 @@ func (c *consents) testApprove(t *testing.T) {
 	if len(page.Entries) != 1 {
 		t.Errorf("%d entries record the grant", len(page.Entries))
 	}
-	c.verifiesOffline(t)
+	c.verifiesOffline(t, chain.OIDCNonce)
 	w.open(g.ConsentURL)
 	if code := w.refusal(); code != "grant_not_pending" {
 		t.Errorf("the answered request: %s", code)
@@ -157,16 +163,50 @@ func (c *consents) testApprove(t *testing.T) {
 }
 
 // verifiesOffline checks the evidence of everything so far.
-func (c *consents) verifiesOffline(t testing.TB) {
+func (c *consents) verifiesOffline(t testing.TB, kind chain.ConsentType) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "bundle.tar")
 	f, err := os.Create(path)
 	must(t, err)
 	must(t, errors.Join(c.auditor.Export(t.Context(), f), f.Close()))
 	out := succeed(t, program("signet-verify"), "bundle", path)
-	if !strings.Contains(out, "consent_oidc_nonce") {
-		t.Errorf("the consent was not verified: %s", out)
+	if !strings.Contains(out, "consent_"+kind.String()) {
+		t.Errorf("the consent by %s was not verified: %s", kind, out)
 	}
+}
+
+// testSignature has a user sign the grant with their card, without any page.
+func (c *consents) testSignature(t *testing.T) {
+	g := c.ask(t)
+	doc, err := c.orchestrator.GrantDocument(t.Context(), g.GrantID, c.provider.issuer, physician)
+	must(t, err)
+	anybody := c.person(nil)
+	_, err = anybody.SignGrant(t.Context(), g.GrantID, v1.GrantSignature{JWS: c.users.sign(t, clerk, doc)})
+	if err := refusedWith(err, "other_user"); err != nil {
+		t.Error(err)
+	}
+	other := newUsers(t)
+	_, err = anybody.SignGrant(t.Context(), g.GrantID, v1.GrantSignature{JWS: other.sign(t, physician, doc)})
+	if err := refusedWith(err, "certificate_untrusted"); err != nil {
+		t.Error(err)
+	}
+	c.untouched(t, g)
+	signed := c.users.sign(t, physician, doc)
+	out, err := anybody.SignGrant(t.Context(), g.GrantID, v1.GrantSignature{JWS: signed})
+	must(t, err)
+	if out.Status != "active" {
+		t.Errorf("the grant is %s", out.Status)
+	}
+	c.active(t, g)
+	_, err = anybody.SignGrant(t.Context(), g.GrantID, v1.GrantSignature{JWS: signed})
+	if err := refusedWith(err, "grant_not_pending"); err != nil {
+		t.Error(err)
+	}
+	_, err = c.orchestrator.ExchangeToken(t.Context(), c.ask(t).GrantID, v1.TokenExchange{SubjectToken: signed, SubjectTokenType: consent.TypeJWT})
+	if err := refusedWith(err, "token_invalid", "issuer_unknown"); err != nil {
+		t.Error(err)
+	}
+	c.verifiesOffline(t, chain.JWS)
 }
 
 func (c *consents) testDecline(t *testing.T) {

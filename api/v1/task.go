@@ -27,6 +27,24 @@ type Grant struct {
 	AuditReceipt *AuditReceipt `json:"audit_receipt,omitempty"`
 }
 
+// GrantSignature is a user's consent by signature: a compact JWS of type agent-grant+jws over the grant document.
+type GrantSignature struct {
+	JWS string `json:"jws"`
+}
+
+// TokenExchange is a user's consent by a token that the orchestrator holds (RFC 8693 §2.1).
+type TokenExchange struct {
+	SubjectToken     string `json:"subject_token"`
+	SubjectTokenType string `json:"subject_token_type"` // urn:ietf:params:oauth:token-type:access_token or …:jwt
+}
+
+// GrantConsent is where a grant stands after its user's consent.
+type GrantConsent struct {
+	GrantID   string `json:"grant_id"`
+	Status    string `json:"status"`
+	GrantHash string `json:"grant_hash"` // of the canonical grant
+}
+
 // TaskRequest opens the task of a grant.
 type TaskRequest struct {
 	GrantID  string    `json:"grant_id"`

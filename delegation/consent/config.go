@@ -9,8 +9,11 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/signet-pki/signet/delegation/evidence"
 )
 
 const (
@@ -29,17 +32,19 @@ var nameForm = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 // Config names the identity provider and Signet's registration there. Consent should have a client_id of its own, and a
 // redirect URI that no other provider uses.
 type Config struct {
-	Name             string        // in the redirect URI and in links: [a-z0-9-]{1,32}
-	Issuer           string        // exact OIDC issuer; https
-	ClientID         string        // registered for consent alone
-	ClientSecretFile string        // empty: a public client, with PKCE
-	RedirectURL      string        // https://HOST/v1/grants/callback/NAME, as registered
-	Scopes           []string      // beyond openid, where the provider needs them to give roles
-	RolesClaim       string        // default roles; a dot descends: realm_access.roles
-	GroupsClaim      string        // default groups
-	AllowEmailSub    bool          // accept a sub that looks like an e-mail address; it would stand in certificates
-	Skew             time.Duration // accepted difference of clocks; default 30 s, at most 5 min
-	HTTPClient       *http.Client  // trusts the provider's CA; nil: the system's CAs. Redirects are never followed
+	Name             string            // in the redirect URI and in links: [a-z0-9-]{1,32}
+	Issuer           string            // exact OIDC issuer; https
+	ClientID         string            // registered for consent alone
+	ClientSecretFile string            // empty: a public client, with PKCE
+	RedirectURL      string            // https://HOST/v1/grants/callback/NAME, as registered
+	Scopes           []string          // beyond openid, where the provider needs them to give roles
+	RolesClaim       string            // default roles; a dot descends: realm_access.roles
+	GroupsClaim      string            // default groups
+	AllowEmailSub    bool              // accept a sub that looks like an e-mail address; it would stand in certificates
+	Skew             time.Duration     // accepted difference of clocks; default 30 s, at most 5 min
+	Certificates     *UserCertificates // nil: no consent by jws
+	Exchange         *TokenExchange    // nil: no consent by token_exchange
+	HTTPClient       *http.Client      // trusts the provider's CA; nil: the system's CAs. Redirects are never followed
 	Now              func() time.Time
 	Rand             io.Reader
 }
@@ -68,6 +73,7 @@ func (c Config) complete() (Config, error) {
 	if c.Skew < 0 || c.Skew > maxSkew {
 		errs = append(errs, fmt.Errorf("skew is not in 0 to %v", maxSkew))
 	}
+	errs = append(errs, c.checkTypes()...)
 	if c.Now == nil || c.Rand == nil {
 		errs = append(errs, errors.New("clock and randomness are required"))
 	}
@@ -75,6 +81,28 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("consent: configuration: %w", err)
 	}
 	return c, nil
+}
+
+const (
+	minTokenAge = time.Second
+	maxTokenAge = time.Hour
+)
+
+// checkTypes checks what the other types of consent need.
+func (c Config) checkTypes() []error {
+	var errs []error
+	if x := c.Exchange; x != nil {
+		if x.Audience == "" || x.Audience == c.ClientID {
+			errs = append(errs, errors.New("exchange audience is missing, or the client_id of consent"))
+		}
+		if x.MaxAge < minTokenAge || x.MaxAge > maxTokenAge {
+			errs = append(errs, fmt.Errorf("exchange max_age is not in %v to %v", minTokenAge, maxTokenAge))
+		}
+	}
+	if u := c.Certificates; u != nil && (len(u.Roots) == 0 || !slices.Contains(evidence.SubjectFields(), u.SubjectFrom)) {
+		errs = append(errs, fmt.Errorf("user certificates need CAs, and a subject from one of %v", evidence.SubjectFields()))
+	}
+	return errs
 }
 
 func checkURL(field, s string) error {

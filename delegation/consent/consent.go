@@ -57,6 +57,13 @@ type Approval struct {
 	Document      []byte   // the canonical grant that Pending.Document gave
 	Evidence      []byte   // what the consent rests on; see package evidence
 	EvidenceHash  [32]byte // SHA-256 of Evidence
+	Once          *Once    // token_exchange
+}
+
+// Once names a token that may be exchanged for one grant alone: SHA-256 of its issuer and jti.
+type Once struct {
+	Hash    [32]byte
+	Expires time.Time
 }
 
 // Pending keeps the grants that wait for consent. Approve returns once the consent is durable; at most one Approve or

@@ -184,7 +184,7 @@ func (p *Provider) exchange(ctx context.Context, m *metadata, code string, a att
 	if !ok || raw == "" {
 		return nil, refuse("token_missing", errors.New("no id_token in the answer"))
 	}
-	return p.verify(ctx, m, raw, a)
+	return p.verify(ctx, raw, a)
 }
 
 // withoutBody keeps the token endpoint's body out of logs: it may hold tokens.

@@ -18,6 +18,15 @@ func (r *refusedError) Unwrap() error { return r.err }
 
 func refuse(code string, err error) *refusedError { return &refusedError{code: code, err: err} }
 
+// Refusal gives the stable word for why a consent does not happen; ok is false for errors of another kind.
+func Refusal(err error) (code string, ok bool) {
+	var r *refusedError
+	if !errors.As(err, &r) {
+		return "", false
+	}
+	return r.code, true
+}
+
 // answer is how an error looks to the user.
 type answer struct {
 	status        int

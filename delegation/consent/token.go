@@ -47,37 +47,50 @@ type claims struct {
 
 // verify checks an ID token after OIDC Core §3.1.3.7 and RFC 8725. A refusal has a code of its own for each cause that a
 // caller can tell apart.
-func (p *Provider) verify(ctx context.Context, m *metadata, raw string, a attempt) (*identity, error) {
-	if len(raw) > maxToken {
-		return nil, refuse("token_invalid", errors.New("ID token too large"))
-	}
-	if err := checkType(raw, m.algs); err != nil {
-		return nil, refuse("token_invalid", err)
-	}
-	keys := &keySet{provider: p, url: m.jwksURL, algs: m.algs}
-	now := p.cfg.Now()
-	token, err := oidc.NewVerifier(p.cfg.Issuer, keys, &oidc.Config{
-		ClientID: p.cfg.ClientID, SupportedSigningAlgs: m.algs,
-		Now: func() time.Time { return now.Add(-p.cfg.Skew) },
-	}).Verify(ctx, raw)
-	if keys.unavailable != nil { // go-oidc does not wrap what a key set says
-		return nil, keys.unavailable
-	}
+func (p *Provider) verify(ctx context.Context, raw string, a attempt) (*identity, error) {
+	token, keys, err := p.verifySignature(ctx, raw, p.cfg.ClientID, "JWT")
 	if err != nil {
-		return nil, refuse("token_invalid", err)
+		return nil, err
 	}
 	var c claims
 	if err := token.Claims(&c); err != nil {
 		return nil, refuse("token_invalid", err)
 	}
-	if err := p.checkClaims(token, c, a, now); err != nil {
+	if err := p.checkClaims(token, c, a, p.cfg.Now()); err != nil {
 		return nil, err
 	}
 	return p.identify(token, c, raw, keys.used)
 }
 
+// verifySignature checks signature, iss, aud, exp and typ of a token of the provider.
+func (p *Provider) verifySignature(ctx context.Context, raw, audience string, types ...string) (*oidc.IDToken, *keySet, error) {
+	m, err := p.metadata(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(raw) > maxToken {
+		return nil, nil, refuse("token_invalid", errors.New("token too large"))
+	}
+	if err := checkType(raw, m.algs, types...); err != nil {
+		return nil, nil, refuse("token_invalid", err)
+	}
+	keys := &keySet{provider: p, url: m.jwksURL, algs: m.algs}
+	now := p.cfg.Now()
+	token, err := oidc.NewVerifier(p.cfg.Issuer, keys, &oidc.Config{
+		ClientID: audience, SupportedSigningAlgs: m.algs,
+		Now: func() time.Time { return now.Add(-p.cfg.Skew) },
+	}).Verify(ctx, raw)
+	if keys.unavailable != nil { // go-oidc does not wrap what a key set says
+		return nil, nil, keys.unavailable
+	}
+	if err != nil {
+		return nil, nil, refuse("token_invalid", err)
+	}
+	return token, keys, nil
+}
+
 // checkType refuses a JWT of another kind that the same key may have signed (RFC 8725 §3.11).
-func checkType(raw string, algs []string) error {
+func checkType(raw string, algs []string, types ...string) error {
 	accepted := make([]jose.SignatureAlgorithm, len(algs))
 	for i, a := range algs {
 		accepted[i] = jose.SignatureAlgorithm(a)
@@ -90,8 +103,9 @@ func checkType(raw string, algs []string) error {
 	if !ok {
 		return nil
 	}
-	if s, ok := typ.(string); !ok || !strings.EqualFold(s, "JWT") {
-		return fmt.Errorf("typ %v is not an ID token's", typ)
+	s, _ := typ.(string) // another type is none of them
+	if !slices.ContainsFunc(types, func(t string) bool { return strings.EqualFold(s, t) }) {
+		return fmt.Errorf("typ %.40v is not %v", typ, types)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ const SignatureType = "agent-grant+jws"
 
 // Bounds of a user's signature.
 const (
-	MaxSignature = 160 << 10 // bytes of the compact JWS
+	MaxSignature = 60 << 10 // bytes of the compact JWS
 	maxX5C       = 5
 )
 

@@ -126,7 +126,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 	limits.OperatorTTL, limits.Heartbeat = operatorTTL, a.cfg.Revocation.Heartbeat
 	return delegation.New(ctx, delegation.Config{
 		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: engine, Resources: table,
-		Ready: a.monitor.ready, Provider: a.idps.available, Pseudonym: pseudonyms(indexKey), Clients: a.cfg.clients(),
+		Ready: a.monitor.ready, Provider: a.idps.available, Proofs: a.idps, Pseudonym: pseudonyms(indexKey), Clients: a.cfg.clients(),
 		Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
 	})
 }

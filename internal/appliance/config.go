@@ -104,6 +104,28 @@ type IdentityProvider struct {
 	CAFile string `yaml:"ca_file"`
 	// RolesClaim names the claim with the user's roles (default roles).
 	RolesClaim string `yaml:"roles_claim"`
+	// UserCertificates lets users consent by their certificate's signature (consent type jws).
+	UserCertificates *UserCertificates `yaml:"user_certificates,omitempty"`
+	// TokenExchange lets orchestrators present a user's token (consent type token_exchange, the weakest).
+	TokenExchange *TokenExchange `yaml:"token_exchange,omitempty"`
+}
+
+// UserCertificates are those of a provider's users, such as smartcards.
+type UserCertificates struct {
+	// CAFile holds the CAs of users, PEM.
+	CAFile string `yaml:"ca_file"`
+	// Subject is the certificate's field that is the user's sub at the provider: common_name, serial_number or uri.
+	Subject string `yaml:"subject"`
+}
+
+// TokenExchange is what a token must be to stand for a user's consent.
+type TokenExchange struct {
+	// Audience is this appliance's own at the provider: no client's, neither consent's nor a console's.
+	Audience string `yaml:"audience"`
+	// MaxAge is the longest time since the token was issued (default 5m, at most 1h).
+	MaxAge time.Duration `yaml:"max_age"`
+	// Clients ties orchestrators, by name, to the client_id that their users' tokens are issued to.
+	Clients map[string]string `yaml:"clients,omitempty"`
 }
 
 // Audit tunes the log.
@@ -198,6 +220,9 @@ func (c *Config) defaults() {
 	orElse(&c.TPM.PCRs, "sha256:0,1,2,3,4,5,6,7")
 	for i := range c.IdentityProviders {
 		orElse(&c.IdentityProviders[i].RolesClaim, "roles")
+		if x := c.IdentityProviders[i].TokenExchange; x != nil {
+			orElse(&x.MaxAge, 5*time.Minute)
+		}
 	}
 	orElse(&c.Audit.SealInterval, 5*time.Second)
 	orElse(&c.Audit.Heartbeat, time.Minute)
@@ -291,6 +316,12 @@ func (c *Config) checkProviders(p *problems) {
 		p.unless(idp.Name != "" && idp.Issuer != "" && idp.ClientID != "", field, "name, issuer and client_id are required")
 		p.unless(!names[idp.Name] && !issuers[idp.Issuer], field, "another one has that name or issuer")
 		names[idp.Name], issuers[idp.Issuer] = true, true
+		if u := idp.UserCertificates; u != nil {
+			p.unless(u.CAFile != "" && u.Subject != "", field+".user_certificates", "ca_file and subject are required")
+		}
+		if x := idp.TokenExchange; x != nil {
+			p.unless(x.Audience != "" && x.Audience != idp.ClientID, field+".token_exchange.audience", "missing, or that of consent")
+		}
 	}
 }
 

@@ -42,11 +42,34 @@ func (c *Config) newProvider(idp IdentityProvider, now func() time.Time) (*conse
 	if secret != "" {
 		secret = c.path(secret)
 	}
+	certificates, err := c.userCertificates(idp.UserCertificates)
+	if err != nil {
+		return nil, err
+	}
 	return consent.NewProvider(consent.Config{
+		Certificates: certificates, Exchange: exchange(idp.TokenExchange),
 		Name: idp.Name, Issuer: idp.Issuer, ClientID: idp.ClientID, ClientSecretFile: secret,
 		RedirectURL: c.PublicURL + "/v1/grants/callback/" + idp.Name, RolesClaim: idp.RolesClaim,
 		HTTPClient: client, Now: now, Rand: rand.Reader,
 	})
+}
+
+func (c *Config) userCertificates(u *UserCertificates) (*consent.UserCertificates, error) {
+	if u == nil {
+		return nil, nil //nolint:nilnil // not configured, and nothing is wrong
+	}
+	roots, err := readCertificates(c.path(u.CAFile))
+	if err != nil {
+		return nil, fmt.Errorf("user_certificates: %w", err)
+	}
+	return &consent.UserCertificates{Roots: roots, SubjectFrom: u.Subject}, nil
+}
+
+func exchange(x *TokenExchange) *consent.TokenExchange {
+	if x == nil {
+		return nil
+	}
+	return &consent.TokenExchange{Audience: x.Audience, MaxAge: x.MaxAge, Clients: x.Clients}
 }
 
 // available says nothing is wrong if one of them answers: users of that one can consent.
@@ -128,14 +151,53 @@ func (p pending) Document(_ context.Context, grantID string, u consent.User) ([]
 
 // Approve activates the grant.
 func (p pending) Approve(ctx context.Context, grantID string, a consent.Approval) error {
-	return notPending(p.domain.Approve(ctx, grantID, delegation.Approval{
+	return notPending(p.domain.Approve(ctx, grantID, approval(a)))
+}
+
+func approval(a consent.Approval) delegation.Approval {
+	out := delegation.Approval{
 		Type: a.Type,
 		User: delegation.User{
 			Issuer: a.User.Issuer, Subject: a.User.Subject, Roles: a.Roles, Groups: a.Groups,
 			ACR: a.ACR, AMR: a.AMR, AuthTime: a.AuthTime,
 		},
 		Document: a.Document, Evidence: a.Evidence,
-	}))
+	}
+	if a.Once != nil {
+		out.Once = &delegation.Once{Hash: a.Once.Hash, Expires: a.Once.Expires}
+	}
+	return out
+}
+
+var _ delegation.Proofs = providers{}
+
+// Signed verifies a user's signature under a grant.
+func (p providers) Signed(jws string) (delegation.Approval, error) {
+	a, err := consent.Signed(p, jws)
+	return approval(a), refusal(err, "jws")
+}
+
+// Exchanged verifies a user's token that an orchestrator presents.
+func (p providers) Exchanged(ctx context.Context, orchestrator string, x delegation.TokenExchange, document func(issuer, subject string) ([]byte, error)) (delegation.Approval, error) {
+	a, err := consent.Exchange(ctx, p, orchestrator, x.SubjectTokenType, x.SubjectToken, func(u consent.User) ([]byte, error) {
+		return document(u.Issuer, u.Subject)
+	})
+	return approval(a), refusal(err, "subject_token")
+}
+
+// refusal translates what is wrong with a proof into the domain's words; the causes stay here.
+func refusal(err error, field string) error {
+	var known *delegation.Error
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	if errors.Is(err, consent.ErrProviderUnavailable) {
+		return &delegation.Error{Kind: delegation.Unavailable, Code: "idp_unavailable", Detail: "the identity provider does not answer", Err: err}
+	}
+	if code, ok := consent.Refusal(err); ok {
+		return &delegation.Error{Kind: delegation.Forbidden, Code: code, Field: field, Detail: "the proof of the user's consent was not accepted", Err: err}
+	}
+	return &delegation.Error{Kind: delegation.Internal, Code: "internal", Err: err}
 }
 
 // Refuse forgets the grant.
