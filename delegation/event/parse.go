@@ -39,6 +39,11 @@ func parse(compact string, key crypto.PublicKey, origin, trustDomain string) (Ev
 	if err != nil {
 		return Event{}, err
 	}
+	return read(payload, origin, trustDomain)
+}
+
+// read takes claims whose signature was verified.
+func read(payload []byte, origin, trustDomain string) (Event, error) {
 	var c claims
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return Event{}, err
