@@ -11,10 +11,10 @@ import (
 	"github.com/signet-pki/signet/audit/record"
 )
 
-// A lazy write stores up to keepBatch signatures, whose mutations one item takes (record.MaxMutations), and waits
-// keepLinger for them: each write of its own would cost a sync of the disk. A crash in between leaves issue_unknown.
+// A lazy write stores up to keepBatch signatures, whose three mutations each one item takes, and waits keepLinger for
+// them: each write of its own would cost a sync of the disk. A crash in between leaves issue_unknown.
 const (
-	keepBatch  = 32
+	keepBatch  = record.MaxMutations / 3
 	keepLinger = 20 * time.Millisecond
 
 	keepTimeout = 5 * time.Second
@@ -96,7 +96,7 @@ func (s *Service) waiting(first kept) []kept {
 }
 
 func (s *Service) store(ctx context.Context, batch []kept) {
-	m := make([]record.Mutation, 0, 2*len(batch))
+	m := make([]record.Mutation, 0, 3*len(batch))
 	for _, k := range batch {
 		m = append(m, keepMutations(k)...)
 	}

@@ -41,10 +41,11 @@ type person struct {
 
 // cast is everybody who talks to one appliance.
 type cast struct {
-	t      testing.TB
-	url    string
-	roots  *x509.CertPool
-	origin string
+	t       testing.TB
+	url     string
+	roots   *x509.CertPool
+	rootPEM []byte
+	origin  string
 
 	operator, auditor, service, orchestrator *person
 }
@@ -56,6 +57,7 @@ func newCast(t testing.TB, dir, base string) *cast {
 	root, err := os.ReadFile(filepath.Join(dir, "pki", "root.pem"))
 	must(t, err)
 	c.roots.AppendCertsFromPEM(root)
+	c.rootPEM = root
 	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "pki", "operator.pem"), filepath.Join(dir, "operator.key"))
 	must(t, err)
 	c.operator = c.person(&cert)
@@ -74,7 +76,7 @@ func newCast(t testing.TB, dir, base string) *cast {
 
 // moved gives everybody connections to another port, as after a restart.
 func (c *cast) moved(base string) *cast {
-	out := &cast{t: c.t, url: base, roots: c.roots, origin: c.origin}
+	out := &cast{t: c.t, url: base, roots: c.roots, rootPEM: c.rootPEM, origin: c.origin}
 	out.operator, out.auditor = out.person(c.operator.cert), out.person(c.auditor.cert)
 	out.service, out.orchestrator = out.person(c.service.cert), out.person(c.orchestrator.cert)
 	return out

@@ -38,8 +38,7 @@ type fact struct {
 	seal   record.SealBody
 	event  string // device
 	failed uint64 // issue_failed, issue_unknown: the issue entry
-	spki   hash   // issue
-	signed hash   // issue of an agent: its delegator's JWS, if there is one
+	issue  issueFact
 	grant  grantFact
 }
 
@@ -238,10 +237,7 @@ func factOf(env record.Envelope) (f fact, err error) {
 	case record.TypeIssue:
 		var body record.IssueBody
 		if body, err = record.DecodeBody[record.IssueBody](env); err == nil {
-			f.spki, err = parseHash(body.SPKIHash)
-			if n := len(body.Hops); n > 0 && body.Hops[n-1].Confirmation != "" {
-				f.signed, err = parseHash(body.Hops[n-1].Confirmation)
-			}
+			f.issue, err = issueOf(&body)
 		}
 	case record.TypeGrant:
 		f.grant, err = grantOf(env)

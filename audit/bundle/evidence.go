@@ -23,6 +23,15 @@ type grantFact struct {
 	document []byte // the canonical grant document; nil if the evidence is not here or is false
 }
 
+// names says whether the user's grant is here and names that key of the orchestrator.
+func (g *grantFact) names(key hash) bool {
+	if g.document == nil {
+		return false
+	}
+	document, err := chain.ParseGrantDocument(g.document)
+	return err == nil && document.OrchestratorKey == key
+}
+
 func grantOf(env record.Envelope) (grantFact, error) {
 	body, err := record.DecodeBody[record.GrantBody](env)
 	if err != nil {

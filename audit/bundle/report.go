@@ -91,11 +91,19 @@ type Report struct {
 	Completeness string  `json:"completeness"`
 	Anchors      string  `json:"anchors"`
 	Origin       string  `json:"origin,omitempty"`
-	Size         uint64  `json:"size"`    // of the sealed tree
-	Entries      uint64  `json:"entries"` // held and checked
-	Seals        uint64  `json:"seals"`   // held and checked
+	Size         uint64  `json:"size"`           // of the sealed tree
+	Entries      uint64  `json:"entries"`        // held and checked
+	Seals        uint64  `json:"seals"`          // held and checked
+	Hops         *Hops   `json:"hops,omitempty"` // nil: no agent's certificate was checked
 	Omitted      uint64  `json:"omitted_findings,omitempty"`
 	Checks       []Check `json:"checks"`
+}
+
+// Hops counts the hops of the agents' certificates, each once: how many their delegator signed for, and for how many the
+// CA alone vouches.
+type Hops struct {
+	Confirmed uint64 `json:"confirmed"`
+	Vouched   uint64 `json:"vouched"`
 }
 
 // Failed lists what failed, without the summarising lines.
@@ -127,6 +135,8 @@ type tally struct {
 	unproven map[CheckName]uint64
 	kept     []Check
 	omitted  uint64
+
+	hops Hops
 }
 
 func newTally() *tally {
@@ -167,6 +177,17 @@ func (t *tally) check(name CheckName, p place, err error) bool {
 	return true
 }
 
+// hop counts one hop.
+func (t *tally) hop(confirmed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if confirmed {
+		t.hops.Confirmed++
+	} else {
+		t.hops.Vouched++
+	}
+}
+
 func (t *tally) add(count map[CheckName]uint64, c Check) {
 	c.File, c.Detail = clip(c.File), clip(c.Detail)
 	t.mu.Lock()
@@ -200,6 +221,9 @@ func (t *tally) report(anchors string) Report {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := Report{Integrity: "pass", Completeness: "complete", Anchors: anchors, Omitted: t.omitted}
+	if hops := t.hops; hops != (Hops{}) {
+		r.Hops = &hops
+	}
 	sortFindings(t.kept)
 	for _, name := range checkOrder() {
 		c := Check{Name: name, Status: t.status(name)}

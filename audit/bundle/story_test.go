@@ -120,6 +120,11 @@ func (w *world) spawn(d chain.Delegation, n int, by, key *ecdsa.PrivateKey, pare
 }
 
 func (w *world) issueAgent(d chain.Delegation, key *ecdsa.PublicKey, jws string) uint64 {
+	return w.issueAs(d, key, jws, "", func(*record.IssueBody) {})
+}
+
+// issueAs is issueAgent with the link of a re-key, and with a say in the entry.
+func (w *world) issueAs(d chain.Delegation, key *ecdsa.PublicKey, jws, link string, change func(*record.IssueBody)) uint64 {
 	t := w.t
 	last := d.Hops[len(d.Hops)-1]
 	extension, err := d.Marshal()
@@ -142,9 +147,10 @@ func (w *world) issueAgent(d chain.Delegation, key *ecdsa.PublicKey, jws string)
 		}
 		body.Hops = append(body.Hops, hop)
 	}
+	change(&body)
 	index := w.add(record.TypeIssue, record.Envelope{Grant: chain.FormatUUID(d.Grant.GrantID), Task: chain.FormatUUID(d.TaskID)}, body,
-		record.IssuePayload{Delegation: extension, JWS: jws, Issuer: issuer, Subject: subject})
-	w.issued[index], w.jws[index] = pemOf("CERTIFICATE", der), jws
+		record.IssuePayload{Delegation: extension, JWS: jws, Link: link, Issuer: issuer, Subject: subject})
+	w.issued[index], w.jws[index], w.links[index] = pemOf("CERTIFICATE", der), jws, link
 	return index
 }
 

@@ -75,7 +75,8 @@ type verifier struct {
 
 	issues  []uint64            // issue entries, ascending
 	failed  map[uint64]bool     // issue entries whose signature failed or is unknown
-	keys    map[hash]uint64     // the first issue entry of a key
+	keys    map[hash]bearer     // who has a key, by its first issue entry
+	agents  map[string]hash     // the first key of an agent
 	signed  map[hash]uint64     // the issue entry of a delegation, by its hash
 	devices map[string][]uint64 // device entries by event, ascending
 	grants  map[string]*grantFact
@@ -94,7 +95,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	if v.files, err = scan(ctx, fsys, v.tally); err != nil {
 		return err
 	}
-	v.failed, v.keys, v.signed = map[uint64]bool{}, map[hash]uint64{}, map[hash]uint64{}
+	v.failed, v.keys, v.agents, v.signed = map[uint64]bool{}, map[hash]bearer{}, map[string]hash{}, map[hash]uint64{}
 	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
 	if err := v.files.manifest(ctx, v.tally, v.opts.Parallel); err != nil {
 		return err
@@ -195,12 +196,7 @@ func (v *verifier) note(f *fact) {
 		v.failed[f.failed] = true
 	case record.TypeIssue:
 		v.issues = append(v.issues, f.index)
-		if _, known := v.keys[f.spki]; !known {
-			v.keys[f.spki] = f.index
-		}
-		if f.signed != (hash{}) {
-			v.signed[f.signed] = f.index
-		}
+		v.noteIssue(f)
 	case record.TypeGrant:
 		v.noteGrant(f)
 	}

@@ -64,6 +64,7 @@ type world struct {
 
 	issued   map[uint64][]byte
 	jws      map[uint64]string
+	links    map[uint64]string
 	evidence map[string][]byte
 	policy   map[string][]byte
 }
@@ -101,7 +102,7 @@ func newWorld(t testing.TB, device tpmSide) *world {
 	t.Helper()
 	w := &world{
 		t: t, now: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC), tpm: device, audit: newKey(t),
-		issued: map[uint64][]byte{}, jws: map[uint64]string{}, evidence: map[string][]byte{}, policy: map[string][]byte{},
+		issued: map[uint64][]byte{}, jws: map[uint64]string{}, links: map[uint64]string{}, evidence: map[string][]byte{}, policy: map[string][]byte{},
 	}
 	w.root = w.authority(nil, "root")
 	w.agentCA = w.authority(w.root, "agents")
@@ -263,7 +264,9 @@ func (w *world) Certificate(_ context.Context, entry uint64) ([]byte, error) {
 	return w.issued[entry], nil
 }
 
-func (w *world) Delegation(_ context.Context, entry uint64) (string, error) { return w.jws[entry], nil }
+func (w *world) Delegation(_ context.Context, entry uint64) (jws, link string, err error) {
+	return w.jws[entry], w.links[entry], nil
+}
 
 func (w *world) Evidence(_ context.Context, grant string) ([]byte, error) {
 	return w.evidence[grant], nil

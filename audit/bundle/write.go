@@ -28,8 +28,8 @@ type Source interface {
 type Attachments interface {
 	// Certificate is the certificate issued under the entry, as one PEM block.
 	Certificate(ctx context.Context, entry uint64) ([]byte, error)
-	// Delegation is the delegator's compact JWS logged with the entry.
-	Delegation(ctx context.Context, entry uint64) (string, error)
+	// Delegation is the delegator's compact JWS logged with the entry, and the link of a re-key.
+	Delegation(ctx context.Context, entry uint64) (jws, link string, err error)
 	// Evidence is the consent's file, whose SHA-256 is the grant's evidence hash.
 	Evidence(ctx context.Context, grantID string) ([]byte, error)
 	// Policy is the policy bundle (tar.gz) of that digest.
@@ -269,7 +269,8 @@ type payloadLine struct {
 // jwsLine is a line of delegators/<n>.jsonl.
 type jwsLine struct {
 	Index uint64 `json:"index"`
-	JWS   string `json:"jws"`
+	JWS   string `json:"jws,omitempty"`
+	Link  string `json:"link,omitempty"`
 }
 
 func jsonLine(to *bytes.Buffer, v any) error {
@@ -313,14 +314,14 @@ func (w *writer) issued(index uint64) error {
 	if err := w.optional(issuedPath(index), pem); err != nil {
 		return err
 	}
-	jws, err := w.opts.Attachments.Delegation(w.ctx, index)
+	jws, link, err := w.opts.Attachments.Delegation(w.ctx, index)
 	if err != nil {
 		return fmt.Errorf("delegation: %w", err)
 	}
-	if jws == "" {
+	if jws == "" && link == "" {
 		return nil
 	}
-	return jsonLine(&w.chunk.jws, jwsLine{Index: index, JWS: jws})
+	return jsonLine(&w.chunk.jws, jwsLine{Index: index, JWS: jws, Link: link})
 }
 
 // once writes the attachment of an identifier when it is first met.

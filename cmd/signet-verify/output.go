@@ -22,7 +22,11 @@ func (t terminal) report(r bundle.Report, asJSON bool) error {
 	fmt.Fprintf(w, "completeness:\t%s\n", r.Completeness)
 	fmt.Fprintf(w, "anchors:\t%s\n", r.Anchors)
 	fmt.Fprintf(w, "log:\t%s\n", r.Origin)
-	fmt.Fprintf(w, "checked:\t%d entries of %d, %d seals\n\n", r.Entries, r.Size, r.Seals)
+	fmt.Fprintf(w, "checked:\t%d entries of %d, %d seals\n", r.Entries, r.Size, r.Seals)
+	if r.Hops != nil {
+		fmt.Fprintf(w, "hops:\t%d confirmed by their delegator, %d vouched for by the CA\n", r.Hops.Confirmed, r.Hops.Vouched)
+	}
+	fmt.Fprintln(w)
 	for _, c := range r.Checks {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", c.Name, c.Status, place(c))
 	}

@@ -25,11 +25,11 @@ func (e *evaluation) confirmation() Check {
 	doubts := []*doubt{refuted(e.misplaced())}
 	grant, grantDoubt := e.grantDocument()
 	doubts = append(doubts, grantDoubt)
-	e.said = make([]Status, len(e.d.Hops))
+	e.said = make([]Confirmed, len(e.d.Hops))
 	for i := 1; i < len(e.d.Hops); i++ {
 		d := e.confirm(i, grant)
-		if e.said[i] = Pass; d != nil {
-			e.said[i] = d.status
+		if e.said[i].Status = Pass; d != nil {
+			e.said[i].Status = d.status
 		}
 		doubts = append(doubts, d)
 	}
@@ -129,6 +129,7 @@ func (e *evaluation) confirm(i int, grant *[32]byte) *doubt {
 	if err != nil {
 		return refuted(failed(CodeConfirmationInvalid, "hop %d: %v", i, err))
 	}
+	e.said[i].Token = claims.EnrolHash
 	if f := e.compare(&claims, i, grant); f != nil {
 		return refuted(f)
 	}

@@ -112,7 +112,7 @@ func same(*Rekey) {}
 // and both verify offline.
 func TestRekeyedChains(t *testing.T) {
 	w := newWorld(t, 3, elliptic.P256())
-	if r := Verify(w.input()); !r.Valid || !reflect.DeepEqual(r.Confirmed, []Status{NotEvaluated, Pass, Pass}) {
+	if r := Verify(w.input()); !r.Valid || !reflect.DeepEqual(r.Confirmed, []Confirmed{{}, {Status: Pass}, {Status: Pass}}) {
 		t.Fatalf("before: %+v", r.Failed())
 	}
 	links := []Link{w.rekey(1, same), w.rekey(1, same)}
@@ -174,7 +174,7 @@ func TestRekeyedAfterToken(t *testing.T) {
 	c := w.claims(1)
 	c.KeyHash, c.EnrolHash = [32]byte{}, &token
 	w.setDelegation(1, c)
-	if r := Verify(w.input()); !r.Valid {
+	if r := Verify(w.input()); !r.Valid || r.Confirmed[1].Token == nil || *r.Confirmed[1].Token != token {
 		t.Fatalf("%+v", r.Failed())
 	}
 	links := []Link{w.rekey(1, same), w.rekey(1, same)}

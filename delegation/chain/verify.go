@@ -148,8 +148,13 @@ type Report struct {
 	UnknownRequired []CheckName `json:"unknown_required,omitempty"` // required names that are none of the twelve; the report is invalid
 	Agent           ID          `json:"agent"`                      // the leaf's ID, also if the report is invalid; zero if there is none
 	Delegation      *Delegation `json:"-"`                          // nil unless format passed
-	// Confirmed tells, by hop, whether its delegator's statement verified by itself; [0], whose delegator is the user, is not evaluated.
-	Confirmed []Status `json:"-"`
+	Confirmed       []Confirmed `json:"-"`                          // by hop; [0], whose delegator is the user, is not evaluated
+}
+
+// Confirmed tells of one hop whether its delegator's statement verified by itself.
+type Confirmed struct {
+	Status Status
+	Token  *[32]byte // SHA-256 of the enrolment token that it names instead of a key
 }
 
 // Failed returns the checks that make the report invalid: those that failed and those that are required and were not evaluated.
@@ -182,7 +187,7 @@ type evaluation struct {
 	id   ID                // of the leaf
 	ids  []ID              // of the hops
 	d    *Delegation       // nil if format failed
-	said []Status          // of each hop's confirmation
+	said []Confirmed       // of each hop
 }
 
 // Verify evaluates all twelve checks, each by itself. What depends on the extension is not evaluated if format failed. A

@@ -57,17 +57,17 @@ func (a attachments) Certificate(ctx context.Context, entry uint64) ([]byte, err
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
-// Delegation gives the JWS that was logged with an entry.
-func (a attachments) Delegation(ctx context.Context, entry uint64) (string, error) {
+// Delegation gives the JWSs that were logged with an entry.
+func (a attachments) Delegation(ctx context.Context, entry uint64) (jws, link string, err error) {
 	e, _, ok, err := a.issuance(ctx, entry)
 	if err != nil || !ok || e.Payload == nil {
-		return "", err
+		return "", "", err
 	}
 	var p record.IssuePayload
 	if err := json.Unmarshal(e.Payload, &p); err != nil {
-		return "", fmt.Errorf("entry %d: payload: %w", entry, err)
+		return "", "", fmt.Errorf("entry %d: payload: %w", entry, err)
 	}
-	return p.JWS, nil
+	return p.JWS, p.Link, nil
 }
 
 // Evidence gives the file of a grant's consent.
