@@ -5,13 +5,19 @@ import (
 	"crypto"
 	"crypto/elliptic"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"testing"
 )
 
 func FuzzParse(f *testing.F) {
-	f.Add(must[[]byte](f)(fixedDelegation(f).Marshal()))
+	var seeds []struct{ DER string }
+	vectors(f, "extension.json", &seeds)
+	for _, s := range seeds {
+		f.Add(must[[]byte](f)(hex.DecodeString(s.DER)))
+	}
 	f.Fuzz(func(t *testing.T, der []byte) {
 		d, err := Parse(der)
 		if err != nil {
@@ -100,6 +106,24 @@ func FuzzParseGrantDocument(f *testing.F) {
 		}
 		if again, err := g.Canonical(); err != nil || !bytes.Equal(again, data) {
 			t.Errorf("%s became %s: %v", data, again, err)
+		}
+	})
+}
+
+// FuzzSAN: names that x509 would not parse so are read from the same bytes.
+func FuzzSAN(f *testing.F) {
+	w := newWorld(f, 2, elliptic.P256())
+	f.Add(sequence(uri(w.last().ID)))
+	f.Add(sequence(uri(w.last().ID), uri(w.last().ID)))
+	f.Add(sequence(uri(w.last().ID), []byte{0xa0, 2, 5, 0}))
+	f.Fuzz(func(t *testing.T, san []byte) {
+		leaf := &x509.Certificate{Extensions: []pkix.Extension{{Id: []int{2, 5, 29, 17}, Value: san}}}
+		id, failure := leafID(leaf)
+		if failure == nil && (id.Kind() != Agent || !bytes.Equal(sequence(uri(id.String())), san)) && !bytes.Contains(san, []byte(id.String())) {
+			t.Errorf("%x became %s", san, id)
+		}
+		if failure == nil && id.Kind() == Agent && len(san) > len(id.String())+6 {
+			t.Errorf("%x has more than the name of %s", san, id)
 		}
 	})
 }

@@ -62,6 +62,10 @@ func TestScopeVectors(t *testing.T) {
 			{"a\uff1ab", false},           // full-width colon
 			{"a\u200bb", false},           // zero-width space
 			{"caf\u00e9", false},
+			{"a\u2236b", false}, // ratio sign, looks like a colon
+			{"a:\u2217", false}, // asterisk operator
+			{"a:%2A", true},     // percent-encoding means itself: no wildcard
+			{"a%3Ab", true},     // one segment
 		},
 		Covers: []coverVector{
 			{"a:b", "a:b", true},
@@ -77,6 +81,10 @@ func TestScopeVectors(t *testing.T) {
 			{"a:b", "a:b:*", false},
 			{"a:b:c", "a:b", false},
 			{"A:b", "a:b", false},
+			{"a:*", "a%3Ab", false},
+			{"a:b", "a:%62", false},
+			{"a:%2A", "a:b", false},
+			{"a:*", "a:%2A", true},
 		},
 	}
 	sameVectors(t, "scope.json", made)
@@ -195,4 +203,95 @@ func TestSubsetAgainstBruteForce(t *testing.T) {
 	if counts[true] < 150 || counts[false] < 150 {
 		t.Errorf("lopsided: %v", counts)
 	}
+}
+
+// bits are a set of at most 128 names.
+type bits [2]uint64
+
+func (b bits) within(other bits) bool { return b[0]&^other[0] == 0 && b[1]&^other[1] == 0 }
+
+func (b bits) or(other bits) bits { return bits{b[0] | other[0], b[1] | other[1]} }
+
+// names lists all names of 1 to depth of the segments.
+func names(depth int, segments ...string) []string {
+	var out []string
+	level := []string{""}
+	for range depth {
+		var next []string
+		for _, p := range level {
+			for _, s := range segments {
+				next = append(next, strings.TrimPrefix(p+":"+s, ":"))
+			}
+		}
+		out, level = append(out, next...), next
+	}
+	return out
+}
+
+// TestSubsetExhaustively compares every child of up to two tokens with every parent of up to three, over all tokens of up to
+// three segments (a wildcard counts) of the alphabet {a, b}.
+//
+// The universe suffices: such a token looks at the first three segments of a name at most, and at whether there is a further one,
+// so a name of five segments or more is allowed exactly if its first four are; and "z", which stands in no token, speaks for every
+// other segment.
+func TestSubsetExhaustively(t *testing.T) {
+	universe := names(4, "a", "b", "z")
+	var tokens []Token
+	for _, name := range names(3, "a", "b") {
+		tokens = append(tokens, must[Token](t)(ParseToken(name)))
+		if strings.Count(name, ":") < 2 {
+			tokens = append(tokens, must[Token](t)(ParseToken(name+":*")))
+		}
+	}
+	meaning := map[Token]bits{}
+	for _, token := range tokens {
+		allowed, set := denotes(Scope{token}, universe), bits{}
+		for i, name := range universe {
+			if allowed[name] {
+				set[i/64] |= 1 << (i % 64)
+			}
+		}
+		meaning[token] = set
+	}
+	if len(universe) != 120 || len(tokens) != 20 {
+		t.Fatalf("%d names, %d tokens", len(universe), len(tokens))
+	}
+	scopes := combinations(tokens, 3)
+	counts := map[bool]int{}
+	for _, child := range combinations(tokens, 2) {
+		means := meaningOf(child, meaning)
+		for _, parent := range scopes {
+			want := means.within(meaningOf(parent, meaning))
+			if child.Subset(parent) != want {
+				t.Fatalf("%q subset of %q: %v", child, parent, !want)
+			}
+			counts[want]++
+		}
+	}
+	if counts[true]+counts[false] != 210*1350 || counts[true] < 10000 {
+		t.Errorf("%v", counts)
+	}
+}
+
+func meaningOf(s Scope, meaning map[Token]bits) bits {
+	var out bits
+	for _, t := range s {
+		out = out.or(meaning[t])
+	}
+	return out
+}
+
+// combinations are all scopes of 1 to most of the tokens.
+func combinations(tokens []Token, most int) []Scope {
+	if most == 0 {
+		return nil
+	}
+	var out []Scope
+	for i, t := range tokens {
+		out = append(out, Scope{t})
+		for _, rest := range combinations(tokens[i+1:], most-1) {
+			out = append(out, append(Scope{t}, rest...))
+		}
+	}
+	return out
 }

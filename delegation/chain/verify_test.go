@@ -90,6 +90,61 @@ func TestSANRefusals(t *testing.T) {
 	}
 }
 
+// Hops in another order are another chain: the last is not the certificate's subject, and nobody signed it so.
+func TestSwappedHops(t *testing.T) {
+	w := newWorld(t, 4, elliptic.P256())
+	w.d.Hops[2], w.d.Hops[3] = w.d.Hops[3], w.d.Hops[2]
+	r := Verify(w.input())
+	for name, code := range map[CheckName]string{
+		CheckBinding: CodeBindingID, CheckDeadline: CodeHopDeadline, CheckDepth: CodeHopDepth, CheckConfirmation: CodeConfirmationHash,
+	} {
+		if got := r.Check(name); got.Status != Fail || got.Code != code {
+			t.Errorf("%+v, want %s", got, code)
+		}
+	}
+	w = newWorld(t, 4, elliptic.P256())
+	w.d.Hops[1], w.d.Hops[2] = w.d.Hops[2], w.d.Hops[1]
+	if r := Verify(w.input()); r.Valid || r.Check(CheckBinding).Status != Pass || r.Check(CheckDepth).Code != CodeHopDepth {
+		t.Errorf("the parents: %+v", r)
+	}
+}
+
+// A delegation is for one task: with the parent's from another, the statement about it is not the one that was signed.
+func TestParentOfAnotherTask(t *testing.T) {
+	w, elsewhere := newWorld(t, 3, elliptic.P256()), newWorld(t, 3, elliptic.P256())
+	c := elsewhere.claims(1)
+	c.TaskID = testGrant
+	c.Issuer, c.Subject, c.KeyHash = w.d.Hops[0].ID, w.d.Hops[1].ID, must[[32]byte](t)(Thumbprint(w.hopKeys[1].Public()))
+	w.setDelegation(1, c) // the orchestrator did sign it, for another task
+	w.setDelegation(2, w.claims(2))
+	if got := Verify(w.input()).Check(CheckConfirmation); got.Status != Fail || got.Code != CodeConfirmationTask {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Who a revocation of a user names is unambiguous, whatever separators an identity provider uses.
+func TestUserIDs(t *testing.T) {
+	seen := map[string]string{}
+	parts := []string{"a", "a,b", "a:b", "a/b", "a b", "a%00b", "a|b", "b", ","}
+	for _, issuer := range parts {
+		for _, subject := range parts {
+			id, pair := UserID(issuer, subject), issuer+" and "+subject
+			if other, twice := seen[id]; twice {
+				t.Errorf("%s is also %s", pair, other)
+			}
+			seen[id] = pair
+			w := newWorld(t, 2, elliptic.P256())
+			w.d.Grant.Issuer, w.d.Grant.Subject = issuer, subject
+			in := w.input()
+			noDelegations(w, &in)
+			in.Require, in.ExpectUser, in.Revocation = nil, &User{Issuer: issuer, Subject: subject}, revoked(RevUser, id)
+			if r := Verify(in); r.Check(CheckPrincipal).Status != Pass || r.Check(CheckRevocation).Code != CodeUserRevoked {
+				t.Errorf("%s: %+v", pair, r.Failed())
+			}
+		}
+	}
+}
+
 func TestNothingIsNotValid(t *testing.T) {
 	r := Verify(Input{})
 	if r.Valid || len(r.Checks) != 12 || len(r.Failed()) != 6 {
