@@ -112,7 +112,7 @@ func (s *Server) agentChain(c *call) (v1.AgentChain, error) {
 func wireLinks(links []chain.Link) []v1.Link {
 	var out []v1.Link
 	for _, l := range links {
-		out = append(out, v1.Link{Link: l.JWS, Key: base64.StdEncoding.EncodeToString(l.Key)})
+		out = append(out, v1.Link{Link: l.JWS, Key: l.Key})
 	}
 	return out
 }

@@ -65,7 +65,7 @@ func signed(out *delegation.VerifyRequest, q *v1.VerifyRequest) error {
 	for _, f := range [...]struct {
 		name string
 		n    int
-	}{{"delegations", len(q.Delegations)}, {"keys", len(q.Keys)}} {
+	}{{"delegations", len(q.Delegations)}, {"keys", len(q.Keys)}, {"links", len(q.Links)}} {
 		if f.n > chain.MaxHops {
 			return invalid(codeBadRequest, f.name, "at most "+strconv.Itoa(chain.MaxHops)+", one for each hop")
 		}
@@ -76,6 +76,13 @@ func signed(out *delegation.VerifyRequest, q *v1.VerifyRequest) error {
 			key = nil
 		}
 		out.Keys = append(out.Keys, key)
+	}
+	for _, hop := range q.Links {
+		var links []chain.Link
+		for _, l := range hop {
+			links = append(links, chain.Link{JWS: l.Link, Key: l.Key})
+		}
+		out.Links = append(out.Links, links)
 	}
 	if q.Grant == "" {
 		return nil

@@ -223,6 +223,7 @@ type VerifyRequest struct {
 	Orchestrator  string      // SPIFFE ID; "": any
 	Delegations   []string
 	Keys          [][]byte
+	Links         [][]chain.Link
 	GrantDocument []byte
 	MaxStaleness  time.Duration     // zero: a minute, unless At is given
 	Require       []chain.CheckName // besides those that always must pass, and revocation

@@ -20,7 +20,7 @@ func (s *Service) Verify(q VerifyRequest) (chain.Report, error) {
 	}
 	in := chain.Input{
 		Chain: q.Chain, Trust: s.cfg.Trust, RequiredScope: q.RequiredScope, ExpectUser: q.Principal, ExpectOrchestrator: q.Orchestrator,
-		Origin: s.cfg.Origin, Delegations: q.Delegations, Keys: q.Keys, GrantDocument: q.GrantDocument,
+		Origin: s.cfg.Origin, Delegations: q.Delegations, Keys: q.Keys, Links: q.Links, GrantDocument: q.GrantDocument,
 		Require: append(slices.Clone(q.Require), chain.CheckRevocation),
 	}
 	if slices.Contains(q.Require, chain.CheckLogged) {

@@ -100,6 +100,7 @@ func TestBadInput(t *testing.T) {
 	for name, rows := range map[string][]bad{
 		"CSR": c.badCSRs(task), "body": c.badBodies(task), "join token": c.badTokens(), "narrower": c.tooWide(grant, task, parent),
 		"somebody else's": c.notTheirs(task), "certificate": c.badCertificates(parent),
+		"enrolment": c.badEnrolments(task), "re-key": c.badRekeys(task), "batch": c.badBatches(task),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, row := range rows {
@@ -149,7 +150,7 @@ func (c *cast) badCSRs(task v1.Task) []bad {
 		{"RSA", 422, "bad_csr_key", c.csrSpawn(task, rsaCSR)},
 		{"P-224", 422, "bad_csr_key", c.csrSpawn(task, p224CSR)},
 		{"P-521", 422, "bad_csr_key", c.csrSpawn(task, p521CSR)},
-		{"none", 400, "bad_csr", c.csrSpawn(task, "")},
+		{"blank", 400, "bad_csr", c.csrSpawn(task, " ")},
 		{"trailing byte", 400, "bad_csr", c.csrSpawn(task, pemOf("CERTIFICATE REQUEST", append(bytes.Clone(block.Bytes), 0)))},
 		{"long length", 400, "bad_csr", c.csrSpawn(task, pemOf("CERTIFICATE REQUEST", longLength(c.t, block.Bytes)))},
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"os"
 	"path/filepath"
@@ -266,7 +265,7 @@ func (c *cast) lives(grant v1.Grant, task v1.Task) (statements [2]string) {
 	third := c.rekeyed(second, q.SpawnID)
 	child, second2 := c.child(grant, task, &agent{id: q.SpawnID, cert: third})
 	statements[1] = second2
-	c.offline(grant, child, third, second2)
+	c.offline(child, third, second2)
 	late, err := c.delegation(grant, task, &agent{id: q.SpawnID, cert: first}, func(*v1.SpawnRequest) {})
 	must(t, err)
 	_, err = c.person(first).Delegate(t.Context(), q.SpawnID, late)
@@ -321,7 +320,7 @@ func (c *cast) child(grant v1.Grant, task v1.Task, parent *agent) (cert *tls.Cer
 }
 
 // offline verifies a sub-agent of a re-keyed parent with what the appliance shows of it, every hop's signature included.
-func (c *cast) offline(grant v1.Grant, leaf, parent *tls.Certificate, statement string) {
+func (c *cast) offline(leaf, parent *tls.Certificate, statement string) {
 	t := c.t
 	t.Helper()
 	d, err := chain.Extract(leaf.Leaf)
@@ -347,18 +346,33 @@ func (c *cast) offline(grant v1.Grant, leaf, parent *tls.Certificate, statement 
 	for i, h := range shown.Delegation.Hops {
 		in.Delegations = append(in.Delegations, h.Delegation)
 		for _, l := range h.Links {
-			key, err := base64.StdEncoding.DecodeString(l.Key)
-			must(t, err)
-			in.Links[i] = append(in.Links[i], chain.Link{JWS: l.Link, Key: key})
+			in.Links[i] = append(in.Links[i], chain.Link{JWS: l.Link, Key: l.Key})
 		}
 	}
 	if r := chain.Verify(in); !r.Valid {
 		t.Errorf("%+v", r.Failed())
 	}
+	links := make([][]v1.Link, 2)
+	links[1] = shown.Delegation.Hops[1].Links
+	r, err := c.service.Verify(t.Context(), v1.VerifyRequest{
+		CertificateChain: pemChain(leaf), Delegations: in.Delegations, Keys: in.Keys, Links: links, Require: []string{"confirmation"},
+	})
+	must(t, err)
+	if !r.Valid {
+		t.Errorf("the appliance says %+v", r.Checks)
+	}
 	in.Links[1] = in.Links[1][:1]
 	if c := chain.Verify(in).Check(chain.CheckConfirmation); c.Code != chain.CodeRekeyBroken {
 		t.Errorf("a link less: %+v", c)
 	}
+}
+
+func pemChain(cert *tls.Certificate) []string {
+	var out []string
+	for _, der := range cert.Certificate {
+		out = append(out, pemOf("CERTIFICATE", der))
+	}
+	return out
 }
 
 // audited verifies the evidence, and that it names a hop whose statement was swapped and a certificate that no entry knows.
@@ -383,7 +397,7 @@ func audited(t *testing.T, tar string, statements [2]string) {
 	ghost := copyBundle(t, dir)
 	issued, err := filepath.Glob(filepath.Join(dir, "certs", "issued", "*.pem"))
 	must(t, err)
-	ghost.write("certs/issued/1.pem", ghost.read(filepath.Join("certs", "issued", filepath.Base(issued[len(issued)-1]))))
+	ghost.write("certs/issued/0.pem", ghost.read(filepath.Join("certs", "issued", filepath.Base(issued[len(issued)-1]))))
 	ghost.remanifest()
 	ghost.blames(bundle.CheckCertificate, "a certificate without an issue entry")
 }

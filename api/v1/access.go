@@ -12,6 +12,7 @@ type VerifyRequest struct {
 	ExpectedOrchestrator string    `json:"expected_orchestrator,omitempty"` // who must have spawned it; SPIFFE ID
 	Delegations          []string  `json:"delegations,omitempty"`           // delegators' compact JWSs by hop, "" where there is none, as for hop 0
 	Keys                 [][]byte  `json:"keys,omitempty"`                  // SubjectPublicKeyInfo by hop, base64, "" where it is unknown; needed with delegations
+	Links                [][]Link  `json:"links,omitempty"`                 // re-keys by hop, oldest first; none for hop 0
 	Grant                string    `json:"grant,omitempty"`                 // base64url of the canonical grant document
 	MaxStaleness         int64     `json:"max_staleness,omitempty"`         // seconds between what is known of revocations, which is now, and at
 	Require              []string  `json:"require,omitempty"`               // checks that must pass besides; logged is looked for in the appliance's own log

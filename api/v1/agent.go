@@ -89,7 +89,7 @@ type Hop struct {
 // Link is a re-key of an agent, with the key that signed it.
 type Link struct {
 	Link string `json:"link"` // compact JWS
-	Key  string `json:"key"`  // base64 of the old key's SubjectPublicKeyInfo
+	Key  []byte `json:"key"`  // SubjectPublicKeyInfo of the old key, base64
 }
 
 // AgentChain is what an agent's identity stands on.

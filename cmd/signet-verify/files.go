@@ -19,9 +19,10 @@ const (
 
 // delegationsFile is the file of --delegations.
 type delegationsFile struct {
-	Delegations []string `json:"delegations"`     // compact JWSs by hop; "" where there is none, as for hop 0
-	Keys        [][]byte `json:"keys,omitempty"`  // SubjectPublicKeyInfo by hop, base64; "" where it is unknown
-	Grant       string   `json:"grant,omitempty"` // base64url of the canonical grant document
+	Delegations []string       `json:"delegations"`     // compact JWSs by hop; "" where there is none, as for hop 0
+	Keys        [][]byte       `json:"keys,omitempty"`  // SubjectPublicKeyInfo by hop, base64; "" where it is unknown
+	Links       [][]chain.Link `json:"links,omitempty"` // re-keys by hop, oldest first
+	Grant       string         `json:"grant,omitempty"` // base64url of the canonical grant document
 }
 
 func (c *certCommand) delegations(in *chain.Input) error {
@@ -32,7 +33,7 @@ func (c *certCommand) delegations(in *chain.Input) error {
 	if err := readJSON(c.Delegations, maxDelegations, &f); err != nil {
 		return err
 	}
-	in.Delegations = f.Delegations
+	in.Delegations, in.Links = f.Delegations, f.Links
 	for _, key := range f.Keys {
 		if len(key) == 0 {
 			key = nil

@@ -24,8 +24,8 @@ type Rekey struct {
 
 // Link is a re-key with the key that signed it.
 type Link struct {
-	JWS string
-	Key []byte // SubjectPublicKeyInfo of the old key
+	JWS string `json:"link"`
+	Key []byte `json:"key"` // SubjectPublicKeyInfo of the old key
 }
 
 type rekeyClaims struct {
