@@ -100,7 +100,6 @@ func TestBadInput(t *testing.T) {
 	for name, rows := range map[string][]bad{
 		"CSR": c.badCSRs(task), "body": c.badBodies(task), "join token": c.badTokens(), "narrower": c.tooWide(grant, task, parent),
 		"somebody else's": c.notTheirs(task), "certificate": c.badCertificates(parent),
-		"enrolment": c.badEnrolments(task), "re-key": c.badRekeys(task), "batch": c.badBatches(task),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, row := range rows {

@@ -352,10 +352,8 @@ func (c *cast) offline(leaf, parent *tls.Certificate, statement string) {
 	if r := chain.Verify(in); !r.Valid {
 		t.Errorf("%+v", r.Failed())
 	}
-	links := make([][]v1.Link, 2)
-	links[1] = shown.Delegation.Hops[1].Links
 	r, err := c.service.Verify(t.Context(), v1.VerifyRequest{
-		CertificateChain: pemChain(leaf), Delegations: in.Delegations, Keys: in.Keys, Links: links, Require: []string{"confirmation"},
+		CertificateChain: pemChain(leaf), Delegations: in.Delegations, Keys: in.Keys, Links: [][]v1.Link{{}, shown.Delegation.Hops[1].Links}, Require: []string{"confirmation"},
 	})
 	must(t, err)
 	if !r.Valid {
