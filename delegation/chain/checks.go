@@ -172,7 +172,7 @@ func (e *evaluation) revocation() Check {
 		look(RevSubtree, id.AgentID(), CodeSubtreeRevoked, "what is below agent "+id.AgentID())
 	}
 	look(RevAgent, e.ids[n].AgentID(), CodeAgentRevoked, "agent")
-	look(RevCertificate, Serial(e.leaf), CodeCertificateRevoked, "certificate")
+	look(RevCertificate, e.serial(), CodeCertificateRevoked, "certificate")
 	return verdict(CheckRevocation, f)
 }
 

@@ -147,6 +147,20 @@ const (
 	CodeRevocationsFuture = "revocations_in_future"
 )
 
+// Access tokens (TokenError).
+const (
+	CodeTokenMalformed = "token_malformed" // form, header or claims; another algorithm than ES256 too
+	CodeTokenType      = "token_type"
+	CodeTokenKey       = "token_key_unknown"
+	CodeTokenSignature = "token_signature"
+	CodeTokenIssuer    = "token_issuer"
+	CodeTokenAudience  = "token_audience"
+	CodeTokenExpired   = "token_expired"
+	CodeTokenFuture    = "token_not_yet_valid"
+	CodeTokenUnbound   = "token_certificate_missing" // no certificate was presented beside it
+	CodeTokenBinding   = "token_certificate_mismatch"
+)
+
 // Extend (AttenuationError).
 const (
 	CodeScopeExceeds    = "scope_exceeds_parent"

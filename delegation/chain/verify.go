@@ -188,6 +188,14 @@ type evaluation struct {
 	ids  []ID              // of the hops
 	d    *Delegation       // nil if format failed
 	said []Confirmed       // of each hop
+	held *AccessToken      // what was presented in the leaf's place, if not nil
+}
+
+func (e *evaluation) serial() string {
+	if e.held != nil {
+		return e.held.Serial
+	}
+	return Serial(e.leaf)
 }
 
 // Verify evaluates all twelve checks, each by itself. What depends on the extension is not evaluated if format failed. A
