@@ -31,12 +31,16 @@ func (in Input) checkPoint() error {
 		if in.Request == nil || in.Resource != nil || in.Action != nil {
 			return refused("request", "and nothing else is required at spawn")
 		}
+	case PointToken:
+		if in.Request == nil || in.Resource == nil || in.Action != nil {
+			return refused("request", "and resource and nothing else are required for a token")
+		}
 	case PointAccess:
 		if in.Resource == nil || in.Action == nil || in.Request != nil {
 			return refused("resource", "and action and nothing else are required at access")
 		}
 	default:
-		return refused("point", "is neither spawn nor access")
+		return refused("point", "is neither spawn, token nor access")
 	}
 	return nil
 }

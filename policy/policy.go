@@ -13,6 +13,7 @@ type Point string
 // The points of enforcement.
 const (
 	PointSpawn  Point = "spawn"  // before an agent gets a certificate
+	PointToken  Point = "token"  // before an agent gets an access token for a service
 	PointAccess Point = "access" // before an agent gets at a resource
 )
 
@@ -28,7 +29,7 @@ const (
 )
 
 // Input is the document that a policy sees as `input`; docs/formats/policy-input.md describes its JSON form.
-// A spawn has Request; an access has Resource and Action. It never holds a source address.
+// A spawn has Request; a token Request and Resource, the service; an access Resource and Action. It never holds a source address.
 type Input struct {
 	Point        Point        `json:"point"`
 	Time         time.Time    `json:"time"`

@@ -68,13 +68,17 @@ func TestNormalLeavesItsArgument(t *testing.T) {
 func TestCheckRefuses(t *testing.T) {
 	long := strings.Repeat("x", policy.MaxString+1)
 	for name, change := range map[string]func(*policy.Input){
-		"no point":        func(in *policy.Input) { in.Point = "" },
-		"unknown point":   func(in *policy.Input) { in.Point = "renew" },
-		"no time":         func(in *policy.Input) { in.Time = time.Time{} },
-		"no resource":     func(in *policy.Input) { in.Resource = nil },
-		"no action":       func(in *policy.Input) { in.Action = nil },
-		"request too":     func(in *policy.Input) { in.Request = &policy.Request{} },
-		"spawn access":    func(in *policy.Input) { in.Point = policy.PointSpawn },
+		"no point":      func(in *policy.Input) { in.Point = "" },
+		"unknown point": func(in *policy.Input) { in.Point = "renew" },
+		"no time":       func(in *policy.Input) { in.Time = time.Time{} },
+		"no resource":   func(in *policy.Input) { in.Resource = nil },
+		"no action":     func(in *policy.Input) { in.Action = nil },
+		"request too":   func(in *policy.Input) { in.Request = &policy.Request{} },
+		"spawn access":  func(in *policy.Input) { in.Point = policy.PointSpawn },
+		"token access":  func(in *policy.Input) { in.Point = policy.PointToken },
+		"token action": func(in *policy.Input) {
+			in.Point, in.Request = policy.PointToken, &policy.Request{}
+		},
 		"many hops":       func(in *policy.Input) { in.Hops = make([]policy.Hop, policy.MaxHops+1) },
 		"many groups":     func(in *policy.Input) { in.User.Groups = make([]string, policy.MaxList+1) },
 		"long role":       func(in *policy.Input) { in.User.Roles = []string{long} },

@@ -1,7 +1,7 @@
 // Package opa is the policy engine: Open Policy Agent, embedded, behind package policy's types.
 //
 // A bundle is compiled strictly as Rego v1, with an allow-list of functions that depend on their arguments alone, and
-// becomes active only when its own tests pass. It is asked through data.signet.spawn and data.signet.access: `allow`
+// becomes active only when its own tests pass. It is asked through data.signet.spawn, data.signet.token and data.signet.access: `allow`
 // must be true, and `deny_reasons`, where the bundle has it, a set without members. Everything else denies, each failure
 // with a reason of its own. The package opens no network connection and reads no clock except to stop an evaluation.
 //
@@ -42,12 +42,12 @@ type Options struct {
 
 // Engine answers from one bundle.
 type Engine struct {
-	spawn, access rego.PreparedEvalQuery
-	timeout       time.Duration
-	slots         chan struct{}
-	archive       []byte
-	digest        string
-	revision      string
+	spawn, token, access rego.PreparedEvalQuery
+	timeout              time.Duration
+	slots                chan struct{}
+	archive              []byte
+	digest               string
+	revision             string
 }
 
 // New reads, compiles and tests a bundle. ctx bounds that work and is not kept.
@@ -74,6 +74,9 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		archive: archive, digest: hex.EncodeToString(sum[:]), revision: l.revision,
 	}
 	if e.spawn, err = l.prepare(ctx, policy.PointSpawn); err != nil {
+		return nil, err
+	}
+	if e.token, err = l.prepare(ctx, policy.PointToken); err != nil {
 		return nil, err
 	}
 	if e.access, err = l.prepare(ctx, policy.PointAccess); err != nil {
@@ -133,8 +136,12 @@ func (e *Engine) Decide(ctx context.Context, in policy.Input) policy.Decision {
 
 func (e *Engine) evaluate(ctx context.Context, in policy.Input, cancel topdown.Cancel) policy.Decision {
 	query := e.access
-	if in.Point == policy.PointSpawn {
+	switch in.Point {
+	case policy.PointSpawn:
 		query = e.spawn
+	case policy.PointToken:
+		query = e.token
+	case policy.PointAccess:
 	}
 	rs, err := query.Eval(ctx,
 		rego.EvalParsedInput(toValue(in)),

@@ -49,6 +49,13 @@ func spawn() policy.Input {
 	return in
 }
 
+func token() policy.Input {
+	in := base(policy.PointToken)
+	in.Request = &policy.Request{Scope: []string{"database:read:patients"}, TTLSeconds: 60}
+	in.Resource = &policy.Resource{Type: "service", ID: "spiffe://hospital/service/records"}
+	return in
+}
+
 func engine(t testing.TB, o opa.Options) *opa.Engine {
 	t.Helper()
 	e, err := opa.New(t.Context(), o)
@@ -88,6 +95,10 @@ func TestDefaultBundle(t *testing.T) {
 		"no consent":     {spawn(), func(in *policy.Input) { in.Consent.Type = "" }, []string{"consent_not_accepted"}},
 		"too long":       {spawn(), func(in *policy.Input) { in.Request.TTLSeconds = 3601 }, []string{"ttl_not_permitted"}},
 		"clerk":          {spawn(), func(in *policy.Input) { in.User.Roles = []string{"clerk"} }, nil},
+		"token":          {token(), func(*policy.Input) {}, nil},
+		"token, scope":   {token(), func(in *policy.Input) { in.Request.Scope = []string{"shell:run"} }, []string{"scope_not_permitted"}},
+		"token, consent": {token(), func(in *policy.Input) { in.Consent.Type = "token_exchange" }, []string{"consent_not_accepted"}},
+		"token, nobody":  {token(), func(in *policy.Input) { in.Resource.ID = "" }, []string{"audience_missing"}},
 		"zero input":     {policy.Input{}, func(*policy.Input) {}, []string{policy.ReasonInput}},
 		"spawn, nothing": {spawn(), func(in *policy.Input) { in.Request = nil }, []string{policy.ReasonInput}},
 	} {
