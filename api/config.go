@@ -52,6 +52,11 @@ type Agents interface {
 	CompleteTask(ctx context.Context, by delegation.Caller, id string) (delegation.Task, error)
 }
 
+// Tokens lets agents act where their certificate cannot be presented.
+type Tokens interface {
+	IssueToken(ctx context.Context, by delegation.Caller, q delegation.TokenRequest) (delegation.Token, error)
+}
+
 // Access answers about agents, and ends them.
 type Access interface {
 	Decide(ctx context.Context, by delegation.Caller, q delegation.DecisionRequest) (delegation.Decision, error)
@@ -71,6 +76,7 @@ type Domain interface {
 	Work
 	Consents
 	Agents
+	Tokens
 	Access
 	Feed
 }

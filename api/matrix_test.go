@@ -30,6 +30,7 @@ var expected = map[string]string{
 	"spawnAgents":             ".o......",
 	"certifyAgent":            "oooooooo",
 	"delegateAgent":           "..o.....",
+	"issueToken":              "..o.....",
 	"readAgentChain":          ".ooooooo",
 	"verify":                  ".ooooooo",
 	"evaluate":                "..oo....",

@@ -62,6 +62,8 @@ func workRoutes() []route {
 			with(func(r *route) { r.own = "with a token: who knows it; without: agents, for themselves" }),
 		take("delegateAgent", "/v1/agents/{id}/delegations", agent, http.StatusCreated,
 			"Spawn a sub-agent of the calling agent, likewise", (*Server).delegate).retriable(),
+		take("issueToken", "/v1/tokens", agent, http.StatusCreated,
+			"Get an access token for one service, bound to the connection's certificate", (*Server).issueToken),
 		give("readAgentChain", http.MethodGet, "/v1/agents/{id}/chain", known,
 			"What an agent's identity stands on", (*Server).agentChain).
 			with(func(r *route) { r.own = "orchestrators: of their own; agents: themselves" }),

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/signet-pki/signet/delegation/chain"
 )
 
 // statements signs with a key in memory, until failing is set.
@@ -14,6 +16,7 @@ type statements struct {
 	key     crypto.Signer
 	failing atomic.Pointer[error]
 	signed  atomic.Int64
+	tokens  atomic.Int64 // access tokens among them
 }
 
 func (s *statements) Sign(_ context.Context, typ string, claims any) (string, error) {
@@ -21,6 +24,9 @@ func (s *statements) Sign(_ context.Context, typ string, claims any) (string, er
 		return "", *err
 	}
 	s.signed.Add(1)
+	if typ == chain.AccessTokenType {
+		s.tokens.Add(1)
+	}
 	payload, err := json.Marshal(claims)
 	if err != nil {
 		return "", err

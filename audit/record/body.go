@@ -148,6 +148,22 @@ type FailBody struct {
 	Detail  string `json:"detail,omitempty"`
 }
 
+// TokenBody records an access token before it is signed.
+type TokenBody struct {
+	JTI             string    `json:"jti"`
+	Audience        string    `json:"audience"` // SPIFFE ID of the service
+	Scope           []string  `json:"scope"`
+	NotAfter        time.Time `json:"not_after"`
+	Serial          string    `json:"serial"`           // of the agent's certificate
+	CertificateHash string    `json:"certificate_hash"` // SHA-256 of its DER, which the token is bound to
+	ClaimsHash      string    `json:"claims_hash"`      // SHA-256 of the claims, byte for byte as signed
+}
+
+// TokenPayload is what a token says, which names its user.
+type TokenPayload struct {
+	Claims json.RawMessage `json:"claims"`
+}
+
 // DecisionBody is the answer to one access request.
 type DecisionBody struct {
 	DecisionID    string            `json:"decision_id"`

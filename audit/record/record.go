@@ -52,6 +52,7 @@ const (
 	TypeIssue        Type = "issue"
 	TypeIssueFailed  Type = "issue_failed"
 	TypeIssueUnknown Type = "issue_unknown"
+	TypeToken        Type = "token"
 	TypeDeny         Type = "deny"
 	TypeDecision     Type = "decision"
 	TypeRevoke       Type = "revoke"
@@ -69,7 +70,7 @@ const (
 // Valid reports whether t is one of the types above.
 func (t Type) Valid() bool {
 	switch t {
-	case TypeCeremony, TypeGrant, TypeTask, TypeIssue, TypeIssueFailed, TypeIssueUnknown, TypeDeny, TypeDecision,
+	case TypeCeremony, TypeGrant, TypeTask, TypeIssue, TypeIssueFailed, TypeIssueUnknown, TypeToken, TypeDeny, TypeDecision,
 		TypeRevoke, TypeRedact, TypeAdmin, TypePolicy, TypeDevice, TypeSeal, TypePrune, TypeMalformed, TypeEnrollment, TypeAlarm:
 		return true
 	default:
