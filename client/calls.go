@@ -81,6 +81,11 @@ func (c *Client) Delegate(ctx context.Context, parent string, q v1.SpawnRequest,
 	return post[v1.Spawned](ctx, c, "/v1/agents/"+url.PathEscape(parent)+"/delegations", q, o)
 }
 
+// AccessToken gives the calling agent a token for one service, bound to the certificate of this connection.
+func (c *Client) AccessToken(ctx context.Context, q v1.TokenRequest) (v1.Token, error) {
+	return post[v1.Token](ctx, c, "/v1/tokens", q, nil)
+}
+
 // SpawnBatch asks for up to v1.MaxSpawnBatch agents. The error is about the batch; each spawn has its own result, in order.
 func (c *Client) SpawnBatch(ctx context.Context, q []v1.SpawnRequest, o ...Option) ([]v1.SpawnResult, error) {
 	out, err := post[v1.SpawnBatchResults](ctx, c, "/v1/agents:batch", v1.SpawnBatch{Spawns: q}, o)

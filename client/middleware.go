@@ -5,7 +5,10 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"net/http"
+	"sync"
+	"time"
 
 	v1 "github.com/signet-pki/signet/api/v1"
 )
@@ -58,6 +61,72 @@ func evaluation(peer []*x509.Certificate, a Access) v1.EvaluationRequest {
 		q.Context.CertificateChain = append(q.Context.CertificateChain, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})))
 	}
 	return q
+}
+
+// RequireDelegation lets a request through to next only if v verifies the caller of this TLS connection for what demand says.
+// The handler's context ends with the caller's identity; from then on it can neither read nor write any more, so a
+// connection that is hijacked has to be served before the handler returns. Without credentials it is 401, with checks
+// that failed 403, with stale revocations 503: it never fails open. The answer of a refusal is {"reasons": […], "checks": …}.
+func RequireDelegation(v *Verifier, demand func(*http.Request) (Demand, error), next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := Credentials{Authorization: r.Header.Values("Authorization")}
+		if r.TLS != nil {
+			c.Certificates = r.TLS.PeerCertificates
+		}
+		d, err := demand(r)
+		if err != nil {
+			refuse(w, http.StatusBadRequest, v1.DecisionContext{Reasons: []string{"bad_request"}})
+			return
+		}
+		s, err := v.Open(r.Context(), c, d)
+		if err != nil {
+			refuseWith(w, err)
+			return
+		}
+		defer s.Close()
+		defer cutOff(s.Context(), http.NewResponseController(w))()
+		next.ServeHTTP(w, r.WithContext(s.Context()))
+	})
+}
+
+// cutOff keeps a handler that does not look at its context from going on after the caller's identity ended. The function
+// that it returns ends that; the response belongs to the server again afterwards.
+func cutOff(ctx context.Context, rc *http.ResponseController) func() {
+	var mu sync.Mutex
+	served := false
+	stop := context.AfterFunc(ctx, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if _, refused := errors.AsType[*Refusal](context.Cause(ctx)); refused && !served {
+			// A writer without deadlines, such as a test's, has the context alone.
+			_ = rc.SetWriteDeadline(time.Unix(1, 0))
+			_ = rc.SetReadDeadline(time.Unix(1, 0))
+		}
+	})
+	return func() {
+		stop()
+		mu.Lock()
+		defer mu.Unlock()
+		served = true
+	}
+}
+
+func refuseWith(w http.ResponseWriter, err error) {
+	r, ok := errors.AsType[*Refusal](err)
+	if !ok {
+		r = refusal500("internal")
+	}
+	switch r.Status {
+	case http.StatusUnauthorized:
+		challenge := "Bearer" // RFC 9110 §15.5.2 wants one; there is no name for a client certificate
+		if r.Reasons[0] != reasonNoCertificate {
+			challenge += ` error="invalid_token"`
+		}
+		w.Header().Set("WWW-Authenticate", challenge)
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+	}
+	refuse(w, r.Status, v1.DecisionContext{Reasons: r.Reasons, Checks: r.Checks})
 }
 
 func refuse(w http.ResponseWriter, status int, c v1.DecisionContext) {

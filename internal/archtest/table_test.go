@@ -16,6 +16,7 @@ const (
 	pkcs11  = "github.com/miekg/pkcs11"
 	crypto1 = "github.com/ThalesGroup/crypto11"
 	gotpm   = "github.com/google/go-tpm"
+	grpc    = "google.golang.org/grpc"
 )
 
 var (
@@ -110,4 +111,5 @@ var borders = map[string][]string{
 	pkcs11:  {"hsm", "internal/testrig/..."},
 	crypto1: {"hsm", "internal/testrig/..."},
 	gotpm:   {"tpm", "tpm/quote", "internal/testrig/..."},
+	grpc:    {"client/grpcmw", "client/workload"},
 }

@@ -59,7 +59,7 @@ func serveRecords(ctx context.Context, decisions *client.Client, cert *tls.Certi
 	})))
 	r := &recordsService{url: "https://" + ln.Addr().String(), server: &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second,
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*cert}, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true},
+		TLSConfig: client.ServerTLS(func() (*tls.Certificate, error) { return cert, nil }),
 	}}
 	r.done.Go(func() { _ = r.server.ServeTLS(ln, "", "") }) // ends with close
 	return r, nil

@@ -1,0 +1,25 @@
+package client
+
+// Known is how many certificates are remembered.
+func (v *Verifier) Known() int { return len(v.known.m) }
+
+// Forget makes every certificate a new one.
+func (v *Verifier) Forget() {
+	v.known = newCache[[32]byte, acquaintance](maxKnown)
+	if err := v.trustIn(v.trust.Load().Intermediates); err != nil {
+		panic(err)
+	}
+}
+
+// NewCache shows the cache to its test.
+func NewCache(limit int) interface {
+	Put(k, v int)
+	Len() int
+} {
+	return testCache{newCache[int, int](limit)}
+}
+
+type testCache struct{ c *cache[int, int] }
+
+func (c testCache) Put(k, v int) { c.c.put(k, v) }
+func (c testCache) Len() int     { return len(c.c.m) }
