@@ -1,6 +1,6 @@
 // Command bench measures what an appliance costs: spawns and decisions over TLS on a development appliance in a process
-// of its own, durable entries of the log, verification of an evidence bundle, signatures of a token. Every row names
-// its floor, the least that the same work could cost, measured on the same machine in the same run.
+// of its own, durable entries of the log, verification by a relying service and of an evidence bundle, signatures of a
+// token. Every row names its floor, the least that the same work could cost, measured on the same machine in the same run.
 //
 // It makes its appliance in a temporary directory, talks over loopback alone, and removes what it made.
 package main
@@ -34,7 +34,7 @@ type options struct {
 func main() {
 	o := options{}
 	flag.BoolVar(&o.quick, "quick", false, "fewer operations: less than a minute, less exact")
-	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, log, bundle, sign")
+	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, log, bundle, sign, verify")
 	flag.StringVar(&o.dir, "dir", "", "where to make the appliance and the logs; the disk matters (default: the temporary directory)")
 	flag.StringVar(&o.signetd, "signetd", "", "a built signetd (default: go build)")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the server to FILE-1 (spawns) and FILE-2 (decisions); rates are then lower")
@@ -102,6 +102,11 @@ func (b *bench) all(ctx context.Context) error {
 	if b.wants("sign") {
 		if err := b.signRows(ctx); err != nil {
 			return fmt.Errorf("sign: %w", err)
+		}
+	}
+	if b.wants("verify") {
+		if err := b.verifyRows(ctx); err != nil {
+			return fmt.Errorf("verify: %w", err)
 		}
 	}
 	if b.wants("log") {
