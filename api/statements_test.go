@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/signet-pki/signet/delegation/chain"
 )
 
 // statements signs with a key in memory.
@@ -16,7 +18,11 @@ func (s statements) Sign(_ context.Context, typ string, claims any) (string, err
 	if err != nil {
 		return "", err
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: s.key}, new(jose.SignerOptions).WithType(jose.ContentType(typ)))
+	kid, err := chain.KeyID(s.key.Public())
+	if err != nil {
+		return "", err
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: s.key}, new(jose.SignerOptions).WithType(jose.ContentType(typ)).WithHeader("kid", kid))
 	if err != nil {
 		return "", err
 	}

@@ -17,6 +17,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -252,11 +253,13 @@ type rig struct {
 	limits     delegation.Limits
 	proofs     proofs
 	clock      time.Time
+	skew       atomic.Int64 // nanoseconds
 	operator   delegation.Caller
 	roots      *chain.Trust
 }
 
-func (r *rig) now() time.Time { return r.clock }
+// now is the clock; what runs beside the test reads it too, so such a test moves skew.
+func (r *rig) now() time.Time { return r.clock.Add(time.Duration(r.skew.Load())) }
 
 // identity is a key with its certificate.
 type identity struct {

@@ -21,7 +21,7 @@ const reserved = 4 * maxEnding
 // in the order of sequence numbers. What nothing valid can name any more is dropped.
 type revocations struct {
 	// turn is held by whoever numbers, appends and publishes, so that a reader of the feed never sees a later one first.
-	turn    sync.Mutex
+	turn    chan struct{}
 	queue   sync.Mutex
 	waiting []*ending
 
@@ -37,7 +37,7 @@ type revocations struct {
 
 // loadRevocations reads the projection's revocations.
 func loadRevocations(ctx context.Context, log Log, now time.Time) (*revocations, error) {
-	r := &revocations{set: make(map[string]Revocation), epoch: 1, changed: make(chan struct{})}
+	r := &revocations{set: make(map[string]Revocation), epoch: 1, turn: make(chan struct{}, 1), changed: make(chan struct{})}
 	head, known, err := load[feedState](log, keyFeed)
 	if err != nil {
 		return nil, err

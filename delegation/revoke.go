@@ -124,7 +124,7 @@ type ending struct {
 	q    RevokeRequest
 	what revocable
 
-	done bool
+	done chan struct{} // closed once v and err say how it went
 	v    Revocation
 	err  error
 }
@@ -135,14 +135,17 @@ type ending struct {
 // Whoever has the turn takes along what waits: numbers go up in the order of the feed, and a thousand revocations at once
 // cost a few writes.
 func (s *Service) end(ctx context.Context, by Caller, q RevokeRequest, what revocable) (Revocation, error) {
-	e := &ending{ctx: context.WithoutCancel(ctx), by: by, q: q, what: what}
+	e := &ending{ctx: context.WithoutCancel(ctx), by: by, q: q, what: what, done: make(chan struct{})}
 	s.revoked.wait(e)
-	s.revoked.turn.Lock()
-	defer s.revoked.turn.Unlock()
-	for !e.done {
-		s.endTogether(s.revoked.take(maxEnding))
+	for {
+		select {
+		case <-e.done:
+			return e.v, e.err
+		case s.revoked.turn <- struct{}{}:
+			s.endTogether(s.revoked.take(maxEnding))
+			<-s.revoked.turn
+		}
 	}
-	return e.v, e.err
 }
 
 // endTogether numbers, appends and publishes. The caller has the turn.
@@ -174,7 +177,7 @@ func (s *Service) endTogether(all []*ending) {
 		if f := first[revKey(e.q.Kind, e.q.ID)]; f != nil {
 			e.v, e.err = f.v, f.err
 		}
-		e.done = true
+		close(e.done)
 	}
 }
 

@@ -31,7 +31,11 @@ func (s *statements) Sign(_ context.Context, typ string, claims any) (string, er
 	if err != nil {
 		return "", err
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: s.key}, new(jose.SignerOptions).WithType(jose.ContentType(typ)))
+	kid, err := chain.KeyID(s.key.Public())
+	if err != nil {
+		return "", err
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: s.key}, new(jose.SignerOptions).WithType(jose.ContentType(typ)).WithHeader("kid", kid))
 	if err != nil {
 		return "", err
 	}

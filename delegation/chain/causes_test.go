@@ -224,6 +224,7 @@ func stateCauses() []cause {
 		revokes(CodeOrchestratorRevoked, RevOrchestrator, fixed("langgraph")),
 		revokes(CodeParentRevoked, RevAgent, fixed(agentUUID(1))),
 		revokes(CodeAgentRevoked, RevAgent, fixed(agentUUID(2))),
+		revokes(CodeSubtreeRevoked, RevSubtree, fixed(agentUUID(1))),
 		revokes(CodeCertificateRevoked, RevCertificate, fixed("abcdef")),
 		{check: CheckFreshness, code: CodeRevocationsStale, after: func(_ *world, in *Input) {
 			in.Revocation = feed{at: testNow.Add(-time.Minute - time.Second)}
