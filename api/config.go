@@ -42,12 +42,17 @@ type Consents interface {
 	ApproveExchanged(ctx context.Context, by delegation.Caller, id string, x delegation.TokenExchange) (delegation.Grant, error)
 }
 
-// Agents is the life of agents, which ends with their task.
-type Agents interface {
+// Spawning gives agents and their keys certificates.
+type Spawning interface {
 	Spawn(ctx context.Context, by delegation.Caller, q delegation.SpawnRequest) (delegation.Spawned, error)
 	Delegate(ctx context.Context, by delegation.Caller, parentID string, q delegation.SpawnRequest) (delegation.Spawned, error)
 	Enroll(ctx context.Context, q delegation.Enrollment) (delegation.Spawned, error)
 	Rekey(ctx context.Context, by delegation.Caller, q delegation.RekeyRequest) (delegation.Spawned, error)
+}
+
+// Agents is the life of agents, which ends with their task.
+type Agents interface {
+	Spawning
 	AgentChain(ctx context.Context, by delegation.Caller, id string) (delegation.Lineage, error)
 	CompleteTask(ctx context.Context, by delegation.Caller, id string) (delegation.Task, error)
 }

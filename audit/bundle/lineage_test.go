@@ -103,7 +103,8 @@ func TestRekeyedBundle(t *testing.T) {
 			func(t *testing.T, m memory) {
 				replaceOnce(t, m, "delegators/0.jsonl", `,"link":"`+w.links[s.rekeyed]+`"`, "")
 			},
-			[]expected{at(s.rekeyed, bundle.Unproven), at(s.child, bundle.Unproven), at(s.token, bundle.Unproven)}, "link",
+			[]expected{at(s.rekeyed, bundle.Unproven), at(s.child, bundle.Unproven), at(s.token, bundle.Unproven)},
+			"link",
 		},
 		"links swapped": {
 			func(t *testing.T, m memory) {
@@ -112,19 +113,22 @@ func TestRekeyedBundle(t *testing.T) {
 				replaceOnce(t, m, "delegators/0.jsonl", b, a)
 				replaceOnce(t, m, "delegators/0.jsonl", `"x"`, `"`+b+`"`)
 			},
-			[]expected{at(s.rekeyed, ""), at(s.again, ""), at(s.child, "")}, "its link is not the one in the entry",
+			[]expected{at(s.rekeyed, ""), at(s.again, ""), at(s.child, "")},
+			"its link is not the one in the entry",
 		},
 		"a parent's statement swapped": {
 			func(t *testing.T, m memory) {
 				replaceOnce(t, m, "delegators/0.jsonl", w.jws[s.child], w.jws[s.second])
 			},
-			[]expected{at(s.child, "")}, "hop 2 names another delegation",
+			[]expected{at(s.child, "")},
+			"hop 2 names another delegation",
 		},
 		"the orchestrator's statement swapped": {
 			func(t *testing.T, m memory) {
 				replaceOnce(t, m, "delegators/0.jsonl", w.jws[s.first], w.jws[s.second])
 			},
-			[]expected{at(s.first, ""), at(s.child, "")}, "hop 1 names another delegation",
+			[]expected{at(s.first, ""), at(s.child, "")},
+			"hop 1 names another delegation",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
