@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"log/slog"
 	"math/big"
 	"path/filepath"
@@ -334,6 +335,8 @@ func TestEachCheckFailsAlone(t *testing.T) {
 			t.Errorf("no row for %s", n)
 		}
 	}
+	t.Run("re-keyed", func(t *testing.T) { rekeyed(t, l.on(t), s) })
+	t.Run("unreadable", func(t *testing.T) { unreadable(t, l.on(t), s) })
 	t.Run("revocation", func(t *testing.T) { revokedAlone(t, l.on(t), s) })
 }
 
@@ -346,6 +349,58 @@ func (s *surfaces) alone(t *testing.T, q question, check chain.CheckName, code s
 	}
 }
 
+// rekeyed: the sub-agent's next key is confirmed by the link that its first one signed, and by nothing else.
+func rekeyed(t *testing.T, l *lineage, s *surfaces) {
+	key, csr := newKey(t)
+	link, err := client.SignRekey(l.child.cert, l.c.origin, key.Public())
+	must(t, err)
+	issued, err := l.c.person(l.child.cert).Rekey(t.Context(), l.child.id, link, csr)
+	must(t, err)
+	cert, err := client.Certificate(issued.CertificateChain, key)
+	must(t, err)
+	told, err := l.c.person(cert).AgentChain(t.Context(), l.child.id)
+	must(t, err)
+	q := l.question()
+	q.certs[0] = cert.Leaf
+	for _, h := range told.Delegation.Hops {
+		q.links = append(q.links, append([]v1.Link{}, h.Links...))
+	}
+	q.receipt, err = l.c.auditor.Receipt(t.Context(), issued.AuditReceipt.Index, true)
+	must(t, err)
+	if v := s.ask(t, q); !v.valid {
+		t.Errorf("%+v", v)
+	}
+	q.links = nil
+	s.alone(t, q, chain.CheckConfirmation, chain.CodeConfirmationChildKey)
+}
+
+// unreadable: an extension that is there twice is no certificate to any of the three (RFC 5280 §4.2).
+func unreadable(t *testing.T, l *lineage, s *surfaces) {
+	for _, oid := range [][]int{chain.OID(), {2, 5, 29, 17}} {
+		template := x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: l.child.cert.Leaf.NotBefore, NotAfter: l.child.cert.Leaf.NotAfter}
+		for _, e := range l.child.cert.Leaf.Extensions {
+			template.ExtraExtensions = append(template.ExtraExtensions, e)
+			if e.Id.Equal(oid) {
+				template.ExtraExtensions = append(template.ExtraExtensions, e)
+			}
+		}
+		der, err := x509.CreateCertificate(rand.Reader, &template, s.ca, l.child.cert.Leaf.PublicKey, l.ca)
+		must(t, err)
+		text := pemOf("CERTIFICATE", der)
+		if _, err := chain.ParsePEM([]byte(text), 1); !errors.Is(err, chain.ErrCertificates) {
+			t.Errorf("chain: %v", err)
+		}
+		_, err = l.c.service.Verify(t.Context(), v1.VerifyRequest{CertificateChain: []string{text}})
+		if err := refusedWith(err, "bad_certificate"); err != nil {
+			t.Errorf("POST /v1/verify: %v", err)
+		}
+		out, code := command(t, "", nil, program("signet-verify"), "cert", "--root", filepath.Join(s.dir, "root.pem"), s.write("twice.pem", []byte(text)))
+		if code != 2 {
+			t.Errorf("signet-verify: exit %d: %s", code, out)
+		}
+	}
+}
+
 // revokedAlone revokes ever more, since the broadest has the say.
 func revokedAlone(t *testing.T, l *lineage, s *surfaces) {
 	name := l.d.Hops[0].ID[strings.LastIndex(l.d.Hops[0].ID, "/")+1:]
@@ -355,6 +410,7 @@ func revokedAlone(t *testing.T, l *lineage, s *surfaces) {
 	}{
 		{chain.CodeCertificateRevoked, v1.RevocationRequest{Kind: "certificate", ID: chain.Serial(l.child.cert.Leaf)}},
 		{chain.CodeAgentRevoked, v1.RevocationRequest{Kind: "agent", ID: l.child.id}},
+		{chain.CodeSubtreeRevoked, v1.RevocationRequest{Kind: "subtree", ID: l.parent.id}},
 		{chain.CodeParentRevoked, v1.RevocationRequest{Kind: "agent", ID: l.parent.id}},
 		{chain.CodeOrchestratorRevoked, v1.RevocationRequest{Kind: "orchestrator", ID: name}},
 		{chain.CodeTaskRevoked, v1.RevocationRequest{Kind: "task", ID: l.task.TaskID}},

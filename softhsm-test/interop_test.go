@@ -26,6 +26,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 
 	v1 "github.com/signet-pki/signet/api/v1"
+	"github.com/signet-pki/signet/client"
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
@@ -77,7 +78,7 @@ func TestStockPeers(t *testing.T) {
 	c := newCast(t, dir, d.url)
 	p := newPeers(c, newLineage(c, stolenCA(t, dir)), dir)
 	for name, test := range map[string]func(*testing.T, *peers){
-		"trust bundle": trustBundle, "Workload API": workloadAPI, "openssl verify": opensslVerifies, "openssl TLS": opensslSpeaks,
+		"trust bundle": trustBundle, "Workload API": workloadAPI, "enrolment": enrolsItself, "openssl verify": opensslVerifies, "openssl TLS": opensslSpeaks,
 		"GnuTLS": gnutlsVerifies, "nginx": nginxAndClients, "not enforced": notEnforced,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -143,6 +144,58 @@ func workloadAPI(t *testing.T, p *peers) {
 	must(t, helper.cmd.Process.Signal(os.Interrupt))
 	if code := helper.wait(); code != 0 {
 		t.Errorf("signet agent exits with %d\n%s", code, helper.out.String())
+	}
+}
+
+// enrolsItself gives `signet agent` a token and nothing else: it makes the agent's key, keeps it to itself, and replaces it before
+// the certificate ends.
+func enrolsItself(t *testing.T, p *peers) {
+	q, err := spawnRequest(p.task, "")
+	must(t, err)
+	q.TTL = 24
+	var token string
+	token, q.EnrollmentHash, err = client.NewEnrollmentToken()
+	must(t, err)
+	hash, err := client.ParentHash(p.c.orchestrator.cert.Leaf, p.grant.GrantHash)
+	must(t, err)
+	// The orchestrator allows more than the first certificate's life.
+	q.Confirmation, err = client.SignSpawn(p.c.orchestrator.cert, p.c.origin, hash, nil, trustDomain, q, time.Now().Add(5*time.Minute))
+	must(t, err)
+	spawned, err := p.c.orchestrator.Spawn(t.Context(), q)
+	must(t, err)
+	p.write("token", token+"\n")
+	sockets, err := os.MkdirTemp("", "sgw")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(sockets) })
+	socket := filepath.Join(sockets, "agent", "api.sock")
+	helper := background(t, program("signet"), "agent", "--url", p.c.url, "--root", p.path("root.pem"), "--id", q.SpawnID, "--token-file", p.path("token"),
+		"--socket", socket)
+	helper.says("serving " + spawned.SPIFFEID)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	defer cancel()
+	source, err := workloadapi.NewX509Source(ctx, workloadapi.WithClientOptions(workloadapi.WithAddr("unix://"+socket)))
+	must(t, err)
+	defer source.Close()
+	first, err := source.GetX509SVID()
+	must(t, err)
+	second := first
+	for second.Certificates[0].Equal(first.Certificates[0]) {
+		must(t, source.WaitUntilUpdated(ctx))
+		second, err = source.GetX509SVID()
+		must(t, err)
+	}
+	if second.ID != first.ID || second.ID.String() != spawned.SPIFFEID {
+		t.Errorf("%s, then %s", first.ID, second.ID)
+	}
+	if bytes.Equal(second.Certificates[0].RawSubjectPublicKeyInfo, first.Certificates[0].RawSubjectPublicKeyInfo) {
+		t.Error("the key is the same")
+	}
+	if !second.Certificates[0].NotAfter.After(first.Certificates[0].NotAfter) || time.Now().After(first.Certificates[0].NotAfter) {
+		t.Errorf("until %s, then until %s", first.Certificates[0].NotAfter, second.Certificates[0].NotAfter)
+	}
+	// The token is spent: in another's hands it would end the agent.
+	if files, err := filepath.Glob(filepath.Join(sockets, "*", "*")); err != nil || len(files) != 1 {
+		t.Errorf("beside the socket: %v, %v", files, err)
 	}
 }
 

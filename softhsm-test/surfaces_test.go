@@ -31,6 +31,7 @@ type question struct {
 	orchestrator string
 	delegations  []string
 	keys         [][]byte
+	links        [][]v1.Link
 	grant        []byte
 	receipt      []byte // the appliance needs none: it asks its own log
 	staleness    time.Duration
@@ -173,6 +174,13 @@ func (s *surfaces) library(t *testing.T, q question, list []v1.Revocation, fresh
 		ExpectOrchestrator: q.orchestrator, Origin: s.c.origin, Delegations: q.delegations, Keys: q.keys, GrantDocument: q.grant,
 		Revocation: known, MaxStaleness: q.staleness, Require: q.require,
 	}
+	for _, hop := range q.links {
+		var links []chain.Link
+		for _, l := range hop {
+			links = append(links, chain.Link{JWS: l.Link, Key: l.Key})
+		}
+		in.Links = append(in.Links, links)
+	}
 	if q.receipt != nil {
 		receipt, err := bundle.ParseReceipt(q.receipt)
 		must(t, err)
@@ -190,7 +198,7 @@ func (s *surfaces) api(t *testing.T, q question) verdict {
 	t.Helper()
 	request := v1.VerifyRequest{
 		CertificateChain: pems(q.certs), RequiredScope: q.scope, At: q.at, ExpectedUser: q.user, ExpectedOrchestrator: q.orchestrator,
-		Delegations: q.delegations, Keys: q.keys, MaxStaleness: int64(q.staleness / time.Second),
+		Delegations: q.delegations, Keys: q.keys, Links: q.links, MaxStaleness: int64(q.staleness / time.Second),
 	}
 	if q.grant != nil {
 		request.Grant = base64.RawURLEncoding.EncodeToString(q.grant)
@@ -219,7 +227,7 @@ func (s *surfaces) command(t *testing.T, q question, list []v1.Revocation, fresh
 	args := []string{
 		"cert", "--json", "--root", filepath.Join(s.dir, "root.pem"), "--trust-domain", trustDomain, "--at", q.at.Format(time.RFC3339),
 		"--user", q.user.Issuer + "," + q.user.Subject, "--orchestrator", q.orchestrator, "--origin", s.c.origin, "--scope", strings.Join(q.scope, " "),
-		"--delegations", s.writeJSON("delegations.json", map[string]any{"delegations": q.delegations, "keys": q.keys, "grant": grant}),
+		"--delegations", s.writeJSON("delegations.json", map[string]any{"delegations": q.delegations, "keys": q.keys, "links": q.links, "grant": grant}),
 		"--revocations", s.writeJSON("revocations.json", map[string]any{"fresh_at": fresh, "revocations": list}),
 	}
 	if q.staleness > 0 {
