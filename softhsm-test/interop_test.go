@@ -216,7 +216,7 @@ func (p *peers) speakSPIFFE(ctx context.Context, t *testing.T, source *workloada
 			_ = conn.Close()
 		}
 	}()
-	defer func() { <-served }()
+	defer func() { _ = <-served }() // the listener was closed
 	defer ln.Close()
 	for id, want := range map[string]bool{p.child.issued.SPIFFEID: true, p.parent.issued.SPIFFEID: false} {
 		mode := spiffetls.MTLSClientWithSource(tlsconfig.AuthorizeID(spiffeid.RequireFromString(id)), source)

@@ -3,7 +3,6 @@ package softhsmtest
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -112,8 +111,6 @@ func startNginx(t *testing.T, p *peers) *nginx {
 	t.Fatal("nginx does not start")
 	return nil
 }
-
-var errEnded = errors.New("it ended")
 
 // answers says whether it listens, or has ended.
 func (n *nginx) answers(t *testing.T, run *process) (up bool) {

@@ -279,7 +279,7 @@ func TestFollow(t *testing.T) {
 	a.files(dir, second)
 	becomes(agent2)
 	for len(warned) > 0 { // of files half written
-		<-warned
+		_ = <-warned
 	}
 	must(t, os.WriteFile(files.Key, key, 0o600)) // the first one's
 	select {
