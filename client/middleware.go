@@ -84,8 +84,8 @@ func RequireDelegation(v *Verifier, demand func(*http.Request) (Demand, error), 
 			return
 		}
 		defer s.Close()
-		defer cutOff(s.Context(), http.NewResponseController(w))()
-		next.ServeHTTP(w, r.WithContext(s.Context()))
+		defer cutOff(s.Context(), http.NewResponseController(w))() //nolint:contextcheck // made from the request's
+		next.ServeHTTP(w, r.WithContext(s.Context()))              //nolint:contextcheck // likewise
 	})
 }
 

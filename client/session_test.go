@@ -106,8 +106,8 @@ func (w *ward) ask(t *testing.T, c *http.Client, path string, header http.Header
 	return c.Do(req)
 }
 
-// answers wants a status and, for a refusal, its first reason.
-func (w *ward) answers(t *testing.T, c *http.Client, header http.Header, status int, reason string) *http.Response {
+// answers wants a status and, for a refusal, its first reason; it gives the header.
+func (w *ward) answers(t *testing.T, c *http.Client, header http.Header, status int, reason string) http.Header {
 	t.Helper()
 	resp, err := w.ask(t, c, "/who", header)
 	if err != nil {
@@ -122,13 +122,13 @@ func (w *ward) answers(t *testing.T, c *http.Client, header http.Header, status 
 		if string(body) != hospital.User().Subject {
 			t.Errorf("the handler saw %q", body)
 		}
-		return resp
+		return resp.Header
 	}
 	var out v1.DecisionContext
 	if err := json.Unmarshal(body, &out); err != nil || len(out.Reasons) == 0 || out.Reasons[0] != reason {
 		t.Errorf("%s, want %s", body, reason)
 	}
-	return resp
+	return resp.Header
 }
 
 // One connection, many requests: each is judged by what holds at its time.
@@ -142,13 +142,13 @@ func TestRequireDelegationAtEveryRequest(t *testing.T) {
 		w.h.Feed.Forget()
 		w.answers(t, c, nil, 200, "")
 		w.h.Feed.Stop(time.Now().Add(-time.Hour))
-		if resp := w.answers(t, c, nil, 503, chain.CodeRevocationsStale); resp.Header.Get("Retry-After") == "" {
+		if h := w.answers(t, c, nil, 503, chain.CodeRevocationsStale); h.Get("Retry-After") == "" {
 			t.Error("503 without Retry-After")
 		}
 		w.h.Feed.Stop(time.Time{})
 		w.answers(t, c, nil, 200, "")
-		if resp := w.answers(t, w.as(t, nil, nil), nil, 401, "client_certificate_required"); resp.Header.Get("WWW-Authenticate") != "Bearer" {
-			t.Errorf("401 with %q", resp.Header.Get("WWW-Authenticate"))
+		if h := w.answers(t, w.as(t, nil, nil), nil, 401, "client_certificate_required"); h.Get("WWW-Authenticate") != "Bearer" {
+			t.Errorf("401 with %q", h.Get("WWW-Authenticate"))
 		}
 		w.answers(t, w.as(t, hospital.New(t).Agent(t, time.Hour), nil), nil, 403, chain.CodePathUntrusted)
 	}

@@ -195,8 +195,8 @@ func TestAccessTokenOverTheWire(t *testing.T) {
 	c := w.as(t, agent, nil)
 	good := http.Header{"Authorization": {"Bearer " + h.Sign(t, h.AccessToken(t, agent.Leaf))}}
 	w.answers(t, c, good, 200, "")
-	if resp := w.answers(t, w.as(t, h.Agent(t, time.Hour), nil), good, 401, chain.CodeTokenBinding); resp.Header.Get("WWW-Authenticate") != `Bearer error="invalid_token"` {
-		t.Errorf("%q", resp.Header.Get("WWW-Authenticate"))
+	if got := w.answers(t, w.as(t, h.Agent(t, time.Hour), nil), good, 401, chain.CodeTokenBinding); got.Get("WWW-Authenticate") != `Bearer error="invalid_token"` {
+		t.Errorf("%q", got.Get("WWW-Authenticate"))
 	}
 	w.answers(t, c, http.Header{"Authorization": {"Bearer " + strings.Repeat("a", 64<<10)}}, 401, chain.CodeTokenMalformed)
 	resp, err := w.ask(t, c, "/who", http.Header{"Authorization": {"Bearer " + strings.Repeat("a", 2<<20)}})

@@ -36,7 +36,7 @@ func Unary(v *client.Verifier, demand Demand) grpc.UnaryServerInterceptor {
 			return nil, refused(err)
 		}
 		defer s.Close()
-		resp, err := handler(s.Context(), req)
+		resp, err := handler(s.Context(), req) //nolint:contextcheck // made from ctx
 		// What took longer than the identity lasted is not answered.
 		if refusal := s.Check(); refusal != nil {
 			return nil, refused(refusal)

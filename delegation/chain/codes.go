@@ -156,9 +156,9 @@ const (
 	CodeTokenIssuer    = "token_issuer"
 	CodeTokenAudience  = "token_audience"
 	CodeTokenExpired   = "token_expired"
-	CodeTokenFuture    = "token_not_yet_valid"
-	CodeTokenUnbound   = "token_certificate_missing" // no certificate was presented beside it
-	CodeTokenBinding   = "token_certificate_mismatch"
+	CodeTokenFuture    = "token_not_yet_valid"        //nolint:gosec // G101: no credential
+	CodeTokenUnbound   = "token_certificate_missing"  //nolint:gosec // G101: no credential; no certificate was presented beside the token
+	CodeTokenBinding   = "token_certificate_mismatch" //nolint:gosec // G101: no credential
 )
 
 // Extend (AttenuationError).
