@@ -35,10 +35,11 @@ type Work interface {
 	Task(by delegation.Caller, id string) (delegation.Task, error)
 }
 
-// Consents are given elsewhere than on the consent pages.
+// Consents are given elsewhere than on the consent pages, or ended by the user's identity provider.
 type Consents interface {
 	GrantDocumentFor(by delegation.Caller, id, issuer, subject string) ([]byte, error)
 	ApproveSigned(ctx context.Context, id, jws string) (delegation.Grant, error)
+	ReceiveEvent(ctx context.Context, set string) error
 	ApproveExchanged(ctx context.Context, by delegation.Caller, id string, x delegation.TokenExchange) (delegation.Grant, error)
 }
 
@@ -75,13 +76,18 @@ type Feed interface {
 	Feed(after delegation.Cursor, limit int) delegation.FeedPage
 }
 
-// Domain is what the API serves: *delegation.Service. Its errors are *delegation.Error.
-type Domain interface {
-	Identities
+// Delegations is what users grant, and what is done under it.
+type Delegations interface {
 	Work
 	Consents
 	Agents
 	Tokens
+}
+
+// Domain is what the API serves: *delegation.Service. Its errors are *delegation.Error.
+type Domain interface {
+	Identities
+	Delegations
 	Access
 	Feed
 }

@@ -282,3 +282,7 @@ func (noProofs) Signed(string) (delegation.Approval, error) { return delegation.
 func (noProofs) Exchanged(context.Context, string, delegation.TokenExchange, func(string, string) ([]byte, error)) (delegation.Approval, error) {
 	return delegation.Approval{}, errNoProof
 }
+
+func (noProofs) Event(context.Context, string) (delegation.IdentityEvent, error) {
+	return delegation.IdentityEvent{}, &delegation.Error{Kind: delegation.Forbidden, Code: "set_key"}
+}

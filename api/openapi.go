@@ -68,6 +68,9 @@ func (d *describer) operation(r *route) (object, error) {
 		}
 		op["requestBody"] = object{"required": true, "content": object{mediaJSON: object{"schema": ref}}}
 	}
+	if r.setPush {
+		op["requestBody"] = object{"required": true, "content": object{mediaEvent: object{"schema": object{"type": "string"}}}}
+	}
 	responses, err := d.responses(r)
 	op["responses"] = responses
 	return op, err
@@ -116,6 +119,14 @@ func (d *describer) responses(r *route) (object, error) {
 	refusal := object{"description": "refused", "content": object{v1.ProblemType: object{"schema": object{"$ref": "#/components/schemas/Problem"}}}}
 	if r.access {
 		refusal = object{"description": "refused", "content": object{mediaJSON: object{"schema": object{"type": "string"}}}}
+	}
+	if r.setPush {
+		ref, err := d.schema(reflect.TypeFor[v1.EventError]())
+		if err != nil {
+			return nil, err
+		}
+		ok = object{"description": "received"}
+		refusal = object{"description": "refused", "content": object{mediaJSON: object{"schema": ref}}}
 	}
 	return object{strconv.Itoa(r.status): ok, "default": refusal}, nil
 }

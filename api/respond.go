@@ -110,14 +110,39 @@ func (s *Server) writeProblem(c *call, e *delegation.Error, status int) {
 	}
 	p := problemOf(e)
 	var err error
-	if c.route.access {
+	switch {
+	case c.route.access:
 		err = s.writeJSON(c, accessStatus(status), mediaJSON, accessText(p))
-	} else {
+	case c.route.setPush:
+		err = s.writeJSON(c, setStatus(status), mediaJSON, setError(e))
+	default:
 		err = s.writeJSON(c, status, v1.ProblemType, p)
 	}
 	if err != nil {
 		s.send(c, http.StatusInternalServerError, mediaText, "", nil)
 	}
+}
+
+// setStatus is 400 for whatever is wrong with an event (RFC 8935 §2.3).
+func setStatus(status int) int {
+	if status >= http.StatusInternalServerError {
+		return status
+	}
+	return http.StatusBadRequest
+}
+
+// setError says it in the codes of RFC 8935 §2.4.
+func setError(e *delegation.Error) v1.EventError {
+	out := v1.EventError{Err: "invalid_request", Description: e.Code}
+	switch e.Code {
+	case "set_key":
+		out.Err = "invalid_key"
+	case "set_issuer":
+		out.Err = "invalid_issuer"
+	case "set_audience":
+		out.Err = "invalid_audience"
+	}
+	return out
 }
 
 func accessText(p v1.Problem) string {

@@ -23,6 +23,7 @@ type route struct {
 
 	idempotent bool  // honours Idempotency-Key
 	access     bool  // AuthZEN's habits instead of ours
+	setPush    bool  // RFC 8935's habits instead of ours
 	free       bool  // answers also when the server is full
 	slow       bool  // may take long: counted apart
 	stream     bool  // lasts until somebody ends it: counted apart
@@ -40,6 +41,7 @@ const (
 	mediaText   = "text/plain; charset=utf-8"
 	mediaBinary = "application/octet-stream"
 	mediaPEM    = "application/x-pem-file"
+	mediaEvent  = "application/secevent+jwt"
 	mediaHTML   = "text/html; charset=utf-8"
 )
 

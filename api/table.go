@@ -125,8 +125,15 @@ func publicRoutes() []route {
 			"The page on which a user consents", (*Server).consent).with(func(r *route) { r.pattern = "/consent/*" }),
 		bytesOf("consentAnswer", http.MethodPost, "/consent/{grant_id}", anyone, mediaHTML,
 			"The user's answer, a form", (*Server).consent).with(func(r *route) { r.pattern = "/consent/*" }),
+		bytesOf("accountPage", http.MethodGet, "/account", anyone, mediaHTML,
+			"The page on which a user sees and withdraws what they granted", (*Server).consent),
+		bytesOf("accountAnswer", http.MethodPost, "/account", anyone, mediaHTML,
+			"The user's changes there, a form", (*Server).consent),
 		bytesOf("consentCallback", http.MethodGet, "/v1/grants/callback/{provider}", anyone, mediaHTML,
 			"Where the identity provider sends the user back to", (*Server).consent),
+		bytesOf("receiveEvent", http.MethodPost, "/v1/events", anyone, mediaJSON,
+			"An identity provider's Security Event Token, pushed (RFC 8935): a revoked session ends the user's grants", (*Server).receiveEvent).
+			with(func(r *route) { r.setPush, r.status = true, http.StatusAccepted }),
 		bytesOf("readTrustBundle", http.MethodGet, "/v1/trust-bundle", anyone, mediaJSON,
 			"The roots as a SPIFFE bundle, or as PEM", (*Server).trustBundle).
 			query(param{"format", "jwks (default), pem (roots), issuing-pem (issuing CAs)"}).

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/hex"
+	"mime"
 	"net/http"
 
 	v1 "github.com/signet-pki/signet/api/v1"
@@ -69,6 +70,22 @@ func consented(g delegation.Grant, err error) (v1.GrantConsent, error) {
 		return v1.GrantConsent{}, err
 	}
 	return v1.GrantConsent{GrantID: g.ID, Status: string(g.Status), GrantHash: hex.EncodeToString(g.Hash[:])}, nil
+}
+
+// receiveEvent takes a token of type application/secevent+jwt (RFC 8935 §2.1).
+func (s *Server) receiveEvent(c *call) (reply, error) {
+	media, _, err := mime.ParseMediaType(c.echo.Request().Header.Get("Content-Type"))
+	if err != nil || media != mediaEvent || c.echo.Request().Header.Get("Content-Encoding") != "" {
+		return reply{}, invalid(codeMediaType, "Content-Type", mediaEvent)
+	}
+	body, err := s.body(c)
+	if err != nil {
+		return reply{}, err
+	}
+	if err := s.cfg.Domain.ReceiveEvent(c.ctx, string(body)); err != nil {
+		return reply{}, err
+	}
+	return reply{status: http.StatusAccepted, raw: []byte{}, media: mediaJSON}, nil
 }
 
 func (s *Server) openTask(c *call, q *v1.TaskRequest) (v1.Task, error) {

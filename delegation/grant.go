@@ -221,6 +221,10 @@ func (s *Service) activate(ctx context.Context, pending *grantState, raw []byte,
 	d := s.grantDraft(&g, a, replace(keyGrant+g.ID, raw, value, g.NotAfter.Add(grace), errNotPending()))
 	d.mutations = append(d.mutations, unrevokedGrant(&g)...)
 	d.mutations = append(d.mutations, record.Mutation{Key: givenKey(d.env.User, g.ID), Value: []byte(g.ID), Expires: g.NotAfter.Add(grace)})
+	if a.Type == chain.WebAuthn {
+		d.mutations = append(d.mutations, must(record.Present, credentialOf(d.env.User, a.Credential),
+			refuse(Forbidden, "credential_removed", "credential", "the user does not have this credential any more")))
+	}
 	if a.Once != nil {
 		d.mutations = append(d.mutations, spend(a.Once))
 	}

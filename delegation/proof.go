@@ -9,8 +9,10 @@ import (
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
-// Proofs verifies consents that users give elsewhere than on the consent pages. Its errors are *Error.
+// Proofs verifies consents that users give elsewhere than on the consent pages, and what identity providers say of users. Its errors are *Error.
 type Proofs interface {
+	// Event verifies a Security Event Token of an identity provider.
+	Event(ctx context.Context, set string) (IdentityEvent, error)
 	// Signed verifies a grant document under the signature of a user's certificate.
 	Signed(jws string) (Approval, error)
 	// Exchanged verifies a user's token that an orchestrator holds. document gives the grant for the token's user.

@@ -13,6 +13,7 @@ import (
 
 // proofs answers as it is told; nil answers refuse.
 type proofs struct {
+	event     func() delegation.IdentityEvent
 	signed    func(jws string) (delegation.Approval, error)
 	exchanged func(document func(issuer, subject string) ([]byte, error)) (delegation.Approval, error)
 }
@@ -126,5 +127,68 @@ func TestExchangedConsent(t *testing.T) {
 	r.restart()
 	if _, err := r.s.ApproveExchanged(t.Context(), by, second.ID, x); code(t, err) != "token_replayed" {
 		t.Errorf("after a restart: %v", err)
+	}
+}
+
+func (p *proofs) Event(context.Context, string) (delegation.IdentityEvent, error) {
+	if p.event == nil {
+		return delegation.IdentityEvent{}, errProof
+	}
+	return p.event(), nil
+}
+
+// A session that the provider ended ends the grants that the user has then, once, and bars none that they give later.
+func TestSessionRevoked(t *testing.T) {
+	r := newRig(t)
+	orch := r.orchestrator("lab")
+	by := r.auth(orch)
+	task := r.task(orch)
+	agent := r.spawn(orch, task)
+	if err := r.s.ReceiveEvent(t.Context(), "x"); code(t, err) != "proof_refused" || r.log.count(record.TypeMalformed) != 1 {
+		t.Errorf("a bad event: %v", err)
+	}
+	e := delegation.IdentityEvent{
+		User: chain.User{Issuer: "https://idp.example", Subject: "somebody-else"}, Type: "https://x/session-revoked", Counts: true, ID: [32]byte{1}, Expires: r.now().Add(time.Hour),
+	}
+	r.proofs.event = func() delegation.IdentityEvent { return e }
+	receive := func() {
+		t.Helper()
+		if err := r.s.ReceiveEvent(t.Context(), "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	status := func(id string) delegation.GrantStatus {
+		t.Helper()
+		g, err := r.s.Grant(by, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g.Status
+	}
+	receive() // about another user
+	e.User.Subject, e.ID, e.Counts, e.Type = "physician-1", [32]byte{2}, false, "https://x/credential-change"
+	receive() // of a kind that is let pass
+	if got := status(task.GrantID); got != delegation.GrantActive {
+		t.Fatalf("the grant is %s", got)
+	}
+	e.ID, e.Counts, e.Type = [32]byte{3}, true, "https://x/session-revoked"
+	receive()
+	if got := status(task.GrantID); got != delegation.GrantRevoked {
+		t.Errorf("the grant is %s", got)
+	}
+	if _, err := r.s.Authenticate(agent.certs); code(t, err) != chain.CodeGrantRevoked {
+		t.Errorf("its agent: %v", err)
+	}
+	later := r.task(orch)
+	entries := r.log.count(record.TypeAdmin)
+	r.restart()
+	receive() // the same again
+	if got := status(later.GrantID); got != delegation.GrantActive || r.log.count(record.TypeAdmin) != entries {
+		t.Errorf("a replay: the grant is %s", got)
+	}
+	e.ID = [32]byte{4}
+	receive()
+	if got := status(later.GrantID); got != delegation.GrantRevoked {
+		t.Errorf("the next event: the grant is %s", got)
 	}
 }

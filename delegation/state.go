@@ -10,25 +10,28 @@ import (
 
 // The keys of the projection. Each is written in the transaction of the entry that causes it.
 const (
-	keyIdentity = "id/"    // id/<kind>/<name>: a registered orchestrator, service or operator
-	keyJoin     = "join/"  // join/<SHA-256 of the token>
-	keyGrant    = "grant/" // grant/<id>
-	keyTask     = "task/"  // task/<id>
-	keyAgent    = "agent/" // agent/<id>
-	keySPKI     = "spki/"  // spki/<SHA-256>: an agent key is used once
-	keySlot     = "slot/"  // slot/<task>/<number>: an agent of a task takes one of a bounded number
-	keyLink     = "link/"  // link/<agent>/<number>: a re-key
-	keyAlarm    = "alarm/" // alarm/<agent>: it is raised once
-	keyIdem     = "idem/"  // idem/<caller>/<SHA-256 of the caller's key>
-	keyOpen     = "open/"  // open/<TBS hash>: appended, signature not known to be kept
-	keyCert     = "cert/"  // cert/<TBS hash>: the released certificate, DER
-	keyAt       = "at/"    // at/<TBS hash>: the position of the issue entry, known once it is durable
-	keySpent    = "spent/" // spent/<SHA-256>: a user's token that made a grant
-	keyRevoked  = "rev/"   // rev/<kind>/<id>
-	keyFeed     = "feed/head"
-	keySerial   = "serial/" // serial/<serial>: until when the certificate is valid
-	keyHeld     = "held/"   // held/<orchestrator>/<serial>: certificates that it holds
-	keyGiven    = "given/"  // given/<pseudonym>/<grant id>: the grants that a user gave
+	keyIdentity     = "id/"     // id/<kind>/<name>: a registered orchestrator, service or operator
+	keyJoin         = "join/"   // join/<SHA-256 of the token>
+	keyGrant        = "grant/"  // grant/<id>
+	keyTask         = "task/"   // task/<id>
+	keyAgent        = "agent/"  // agent/<id>
+	keySPKI         = "spki/"   // spki/<SHA-256>: an agent key is used once
+	keySlot         = "slot/"   // slot/<task>/<number>: an agent of a task takes one of a bounded number
+	keyLink         = "link/"   // link/<agent>/<number>: a re-key
+	keyAlarm        = "alarm/"  // alarm/<agent>: it is raised once
+	keyIdem         = "idem/"   // idem/<caller>/<SHA-256 of the caller's key>
+	keyOpen         = "open/"   // open/<TBS hash>: appended, signature not known to be kept
+	keyCert         = "cert/"   // cert/<TBS hash>: the released certificate, DER
+	keyAt           = "at/"     // at/<TBS hash>: the position of the issue entry, known once it is durable
+	keySpent        = "spent/"  // spent/<SHA-256>: a user's token that made a grant
+	keyCredential   = "cred/"   // cred/<SHA-256 of the id>: a user's authenticator
+	keyCredentialOf = "credof/" // credof/<pseudonym>/<SHA-256 of the id>
+	keyEvent        = "event/"  // event/<SHA-256>: an identity provider's event that was received
+	keyRevoked      = "rev/"    // rev/<kind>/<id>
+	keyFeed         = "feed/head"
+	keySerial       = "serial/" // serial/<serial>: until when the certificate is valid
+	keyHeld         = "held/"   // held/<orchestrator>/<serial>: certificates that it holds
+	keyGiven        = "given/"  // given/<pseudonym>/<grant id>: the grants that a user gave
 )
 
 // grace keeps short-lived state a little longer than anything that can name it.

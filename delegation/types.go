@@ -138,11 +138,12 @@ type User struct {
 
 // Approval is a verified consent.
 type Approval struct {
-	Type     chain.ConsentType
-	User     User
-	Document []byte // the canonical grant
-	Evidence []byte // exact bytes of the evidence file
-	Once     *Once  // nil: the proof is bound to this grant by itself
+	Type       chain.ConsentType
+	User       User
+	Document   []byte // the canonical grant
+	Evidence   []byte // exact bytes of the evidence file
+	Credential []byte // webauthn: the id of the authenticator, which must still be the user's
+	Once       *Once  // nil: the proof is bound to this grant by itself
 }
 
 // TaskRequest opens the task of a grant.

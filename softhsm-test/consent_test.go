@@ -25,7 +25,7 @@ import (
 const (
 	physician = "physician-7f3a"
 	clerk     = "clerk-19c2"
-	asked     = "May software agents act for you?"
+	asking    = "May software agents act for you?"
 	callback  = "/v1/grants/callback/npm"
 	approving = `button[value="approve"]`
 )
@@ -34,6 +34,7 @@ const (
 type consents struct {
 	*cast
 	inside   *inside
+	public   string // how browsers reach the appliance: by a name, which WebAuthn wants
 	dir      string
 	provider *provider
 	users    users
@@ -43,14 +44,20 @@ type consents struct {
 func newConsents(t *testing.T) *consents {
 	t.Helper()
 	p, dir, users := newProvider(t), made(t), newUsers(t)
+	var public string
 	i := runInside(t, dir, func(c *appliance.Config) {
-		c.IdentityProviders = []appliance.IdentityProvider{{Name: "npm", Issuer: p.issuer, ClientID: "signet-consent", CAFile: p.ca,
-			UserCertificates: &appliance.UserCertificates{CAFile: users.file, Subject: proof.FromSerialNumber}}}
+		public = strings.Replace(c.PublicURL, "127.0.0.1", "localhost", 1)
+		c.PublicURL = public
+		c.IdentityProviders = []appliance.IdentityProvider{{
+			Name: "npm", Issuer: p.issuer, ClientID: "signet-consent", CAFile: p.ca,
+			Events:           &appliance.IdentityEvents{Audience: "signet-events"},
+			UserCertificates: &appliance.UserCertificates{CAFile: users.file, Subject: proof.FromSerialNumber},
+		}}
 	})
-	p.config.Clients = []providerClient{{ID: "signet-consent", Redirects: []string{i.url + callback}}}
+	p.config.Clients = []providerClient{{ID: "signet-consent", Redirects: []string{public + callback}}}
 	p.configure()
 	c := newCast(t, dir, i.url)
-	return &consents{c, i, dir, p, users, newChromium(t, p.cert, c.serverCA())}
+	return &consents{c, i, public, dir, p, users, newChromium(t, p.cert, c.serverCA())}
 }
 
 // serverCA is the CA that the appliance's port shows, after verification.
@@ -78,7 +85,7 @@ func (c *consents) asked(t testing.TB, g v1.Grant) *window {
 	w := c.browser.window(t)
 	w.open(g.ConsentURL)
 	w.signIn(physician)
-	w.sees(asked)
+	w.sees(asking)
 	return w
 }
 
@@ -116,6 +123,9 @@ func TestConsentInBrowser(t *testing.T) {
 	c := newConsents(t)
 	t.Run("approve", c.testApprove)
 	t.Run("decline", c.testDecline)
+	t.Run("security key", c.testSecurityKey)
+	t.Run("withdraw", c.testWithdraw)
+	t.Run("session revoked", c.testSessionRevoked)
 	t.Run("signature of a card", c.testSignature)
 	t.Run("phone", c.testPhone)
 	t.Run("rotated keys", c.testRotation)
@@ -136,7 +146,7 @@ func (c *consents) testApprove(t *testing.T) {
 	w := c.browser.window(t)
 	w.open(g.ConsentURL)
 	w.signIn(physician)
-	text := w.sees(asked)
+	text := w.sees(asking)
 	for _, want := range []string{
 		physician, c.provider.issuer, "Compare outcomes", patients, trials, "research", "reader", c.orchestrator.cert.Leaf.URIs[0].String(),
 		g.NotAfter.UTC().Format("2 January 2006, 15:04"), "Nothing is granted",
@@ -155,7 +165,7 @@ func (c *consents) testApprove(t *testing.T) {
 	if len(page.Entries) != 1 {
 		t.Errorf("%d entries record the grant", len(page.Entries))
 	}
-	c.verifiesOffline(t, chain.OIDCNonce)
+	c.verifiesOffline(t, g, chain.OIDCNonce)
 	w.open(g.ConsentURL)
 	if code := w.refusal(); code != "grant_not_pending" {
 		t.Errorf("the answered request: %s", code)
@@ -163,8 +173,12 @@ func (c *consents) testApprove(t *testing.T) {
 }
 
 // verifiesOffline checks the evidence of everything so far.
-func (c *consents) verifiesOffline(t testing.TB, kind chain.ConsentType) {
+func (c *consents) verifiesOffline(t testing.TB, g v1.Grant, kind chain.ConsentType) {
 	t.Helper()
+	page, err := c.auditor.Entries(t.Context(), url.Values{"grant": {g.GrantID}})
+	must(t, err)
+	_, err = c.auditor.Receipt(t.Context(), page.Entries[0].Index, true) // a bundle ends with the last seal
+	must(t, err)
 	path := filepath.Join(t.TempDir(), "bundle.tar")
 	f, err := os.Create(path)
 	must(t, err)
@@ -206,7 +220,7 @@ func (c *consents) testSignature(t *testing.T) {
 	if err := refusedWith(err, "token_invalid", "issuer_unknown"); err != nil {
 		t.Error(err)
 	}
-	c.verifiesOffline(t, chain.JWS)
+	c.verifiesOffline(t, g, chain.JWS)
 }
 
 func (c *consents) testDecline(t *testing.T) {
@@ -311,7 +325,7 @@ func (c *consents) testMixUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := c.ask(t)
 			w := c.asked(t, g)
-			w.detour(c.url+callback, change)
+			w.detour(c.public+callback, change)
 			w.click(approving)
 			w.signIn(physician)
 			if code := w.refusal(); code != "issuer_mismatch" {
@@ -327,7 +341,7 @@ func (c *consents) testPlantedRedirect(t *testing.T) {
 	g := c.ask(t)
 	attacker, victim := c.browser.window(t), c.browser.window(t)
 	sent := make(chan string, 1)
-	attacker.detour(c.url+callback, func(q url.Values) {
+	attacker.detour(c.public+callback, func(q url.Values) {
 		sent <- q.Encode()
 		q.Set("state", "x") // keeps the code unspent
 	})
@@ -336,7 +350,7 @@ func (c *consents) testPlantedRedirect(t *testing.T) {
 	if code := attacker.refusal(); code != "state_mismatch" {
 		t.Errorf("the attacker's own browser: %s", code)
 	}
-	victim.open(c.url + callback + "?" + <-sent)
+	victim.open(c.public + callback + "?" + <-sent)
 	if code := victim.refusal(); code != "flow_missing" {
 		t.Errorf("refused with %s", code)
 	}
@@ -351,15 +365,15 @@ func (c *consents) testPlantedCookie(t *testing.T) {
 	attacker.detour(c.provider.issuer+"/auth", func(q url.Values) { sent <- q.Encode() })
 	attacker.open(g.ConsentURL)
 	attacker.do(chromedp.WaitVisible(loginField))
-	cookie := attacker.cookie(c.url)
+	cookie := attacker.cookie(c.public)
 	_, err := chromedp.Call(victim.ctx, network.SetCookie, network.SetCookieParams{
-		Name: cookie.Name, Value: cookie.Value, URL: c.url, Secure: new(true),
+		Name: cookie.Name, Value: cookie.Value, URL: c.public, Secure: new(true),
 	})
 	must(t, err)
 	victim.open(c.provider.issuer + "/auth?" + <-sent)
 	victim.signIn(physician)
-	victim.sees(asked)
-	if now := victim.cookie(c.url); now.Value == cookie.Value {
+	victim.sees(asking)
+	if now := victim.cookie(c.public); now.Value == cookie.Value {
 		t.Error("the cookie did not change at login")
 	}
 	attacker.open(g.ConsentURL)
@@ -380,7 +394,7 @@ func (c *consents) testForeignForm(t *testing.T) {
 	}
 	c.untouched(t, g)
 	w.open(g.ConsentURL)
-	w.sees(asked)
+	w.sees(asking)
 	w.do(chromedp.SetValue(chromedp.CSS(`input[name="csrf"]`), "forged"))
 	w.click(approving)
 	if code := w.refusal(); code != "csrf_mismatch" {

@@ -3,6 +3,7 @@ package softhsmtest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"encoding/pem"
 	"io"
 	"math/big"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,18 +62,18 @@ var modules = sync.OnceValues(func() (string, error) {
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "oidc-provider"))); err != nil {
 		return "", err
 	}
-	install := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error") //nolint:noctx // outlives the test that asks first
+	install := exec.CommandContext(context.Background(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 	install.Dir, install.Stderr = dir, os.Stderr
 	return dir, install.Run()
 })
 
-// newProvider starts a provider on a name of its own: to a browser, localhost and 127.0.0.1 are two sites.
+// newProvider starts a provider on a name of its own: to a browser, 127.0.0.1 and localhost, where the appliance is, are two sites.
 func newProvider(t testing.TB) *provider {
 	t.Helper()
 	dir, err := modules()
 	must(t, err)
 	p := &provider{t: t, config: providerConfig{
-		Host: "localhost", Secret: rand.Text(), Alg: "RS256", JWKS: signingKeys(t, "RS256"), Clients: []providerClient{},
+		Host: "127.0.0.1", Secret: rand.Text(), Alg: "RS256", JWKS: signingKeys(t, "RS256"), Clients: []providerClient{},
 		Roles: map[string][]string{"physician-7f3a": {"physician", "analyst"}, "clerk-19c2": {"clerk"}},
 	}}
 	p.certify()
@@ -100,7 +102,7 @@ func (p *provider) certify() {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(p.t, err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test provider"}, DNSNames: []string{p.config.Host},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test provider"}, IPAddresses: []net.IP{net.ParseIP(p.config.Host)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
@@ -119,7 +121,7 @@ func (p *provider) certify() {
 // configure makes the provider be as its configuration says.
 func (p *provider) configure() {
 	p.t.Helper()
-	line, err := json.Marshal(p.config)
+	line, err := json.Marshal(p.config) // #nosec G117 -- a test's own secret
 	must(p.t, err)
 	_, err = p.in.Write(append(line, '\n'))
 	must(p.t, err)

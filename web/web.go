@@ -1,6 +1,6 @@
 // Package web holds the HTML pages that Signet shows to people, with their templates and style sheet embedded.
 //
-// Pages have no script, no image and no address of another site; the style sheet is inline and named by its hash, so that
+// Pages have no image, no inline script and no address of another site; the style sheet is inline and named by its hash, so that
 // a Content-Security-Policy can forbid everything else. All text is escaped by html/template. The package answers no
 // request and sets no header: its callers do. Values are safe for concurrent use.
 package web
@@ -17,18 +17,20 @@ import (
 	"time"
 )
 
-//go:embed templates/*.html templates/style.css
+//go:embed templates/*.html templates/style.css templates/webauthn.js
 var assets embed.FS
 
 // ErrPage is wrapped when a page does not exist.
 var ErrPage = errors.New("no such page")
 
-// Consent renders the pages choose, review, done and error of a consent. Data is a struct (or pointer) with the fields Request
-// {GrantID, Orchestrator, Task, Scope, AgentTypes, NotAfter, MaxDepth}, User {Issuer, Subject}, Providers [{Name, Issuer}], CSRF, Left (the time
+// Consent renders the pages account, choose, review, done and error of a consent. Data is a struct (or pointer) with the fields Request
+// {GrantID, Orchestrator, Task, Scope, AgentTypes, NotAfter, MaxDepth}, User {Issuer, Subject}, KeyOptions, Providers [{Name, Issuer}], Path,
+// Account {Grants, Keys, Options}, CSRF, Left (the time
 // until NotAfter), Approved, Code and Message.
 type Consent struct {
-	pages map[string]*template.Template
-	style string
+	pages  map[string]*template.Template
+	style  string
+	script []byte
 }
 
 // NewConsent parses the embedded templates.
@@ -37,9 +39,13 @@ func NewConsent() (*Consent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("web: %w", err)
 	}
+	script, err := assets.ReadFile("templates/webauthn.js")
+	if err != nil {
+		return nil, fmt.Errorf("web: %w", err)
+	}
 	sum := sha256.Sum256(css)
 	c := &Consent{
-		pages: map[string]*template.Template{},
+		pages: map[string]*template.Template{}, script: script,
 		style: "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'",
 	}
 	functions := template.FuncMap{
@@ -50,7 +56,7 @@ func NewConsent() (*Consent, error) {
 		"plain":   plain,
 		"join":    func(l []string) string { return strings.Join(l, ", ") },
 	}
-	for _, page := range []string{"choose", "review", "done", "error"} {
+	for _, page := range []string{"account", "choose", "review", "done", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).Option("missingkey=error").
 			ParseFS(assets, "templates/layout.html", "templates/"+page+".html")
 		if err != nil {
@@ -75,6 +81,9 @@ func (c *Consent) Render(w io.Writer, page string, data any) error {
 
 // StyleSource names the inline style sheet as Content-Security-Policy's style-src does.
 func (c *Consent) StyleSource() string { return c.style }
+
+// Script is the pages' only script.
+func (c *Consent) Script() []byte { return c.script }
 
 // instant writes a time as people read it, in UTC and saying so.
 func instant(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04:05 UTC") }

@@ -27,6 +27,17 @@ type view struct {
 	Approved            bool
 	Left                time.Duration
 	Providers           []struct{ Name, Issuer string }
+	KeyOptions, Path    string
+	Account             account
+}
+
+type account struct {
+	Grants []struct {
+		Request        request
+		Status, TaskID string
+	}
+	Keys    []struct{ ID string }
+	Options string
 }
 
 func sample() view {
@@ -90,7 +101,7 @@ func TestStyleSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, page := range []string{"choose", "review", "done", "error"} {
+	for _, page := range []string{"account", "choose", "review", "done", "error"} {
 		m := regexp.MustCompile(`(?s)<style>(.*)</style>`).FindStringSubmatch(render(t, page, sample()))
 		if m == nil {
 			t.Fatalf("%s has no style", page)

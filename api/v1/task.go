@@ -45,6 +45,12 @@ type GrantConsent struct {
 	GrantHash string `json:"grant_hash"` // of the canonical grant
 }
 
+// EventError refuses a Security Event Token (RFC 8935 §2.3).
+type EventError struct {
+	Err         string `json:"err"`
+	Description string `json:"description"`
+}
+
 // TaskRequest opens the task of a grant.
 type TaskRequest struct {
 	GrantID  string    `json:"grant_id"`

@@ -22,7 +22,7 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	f, err := h.flows.take(cookieOf(r), h.now(), func(f flow) error {
-		if f.stage != stageLogin && f.stage != stageConfirm {
+		if f.stage != stageLogin && f.stage != stageConfirm && f.stage != stageAccountLogin {
 			return refuse("flow_missing", errors.New("no redirect is awaited"))
 		}
 		if !equal(f.attempt.state, query["state"]) {
@@ -40,10 +40,14 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if f.stage == stageLogin {
+	switch f.stage {
+	case stageLogin:
 		return h.review(w, r, f, id)
+	case stageAccountLogin:
+		return h.enter(w, r, f.provider, id.user)
+	default:
+		return h.confirm(ctx, w, f, id)
 	}
-	return h.confirm(ctx, w, f, id)
 }
 
 // single refuses a parameter that comes twice (RFC 6749 §3.1) and gives the others.
@@ -90,7 +94,7 @@ func (h *Handler) review(w http.ResponseWriter, r *http.Request, f flow, id *ide
 	if err != nil {
 		return err
 	}
-	next := flow{grantID: f.grantID, provider: f.provider, stage: stageReview, user: id.user, csrf: csrf, shown: f.shown}
+	next := flow{grantID: f.grantID, provider: f.provider, stage: stageReview, user: id.user, who: id, csrf: csrf, shown: f.shown}
 	if err := h.keep(w, next); err != nil {
 		return err
 	}
@@ -107,14 +111,21 @@ func (h *Handler) confirm(ctx context.Context, w http.ResponseWriter, f flow, id
 	if err != nil {
 		return err
 	}
-	err = h.pending.Approve(ctx, f.grantID, Approval{
-		Type: chain.OIDCNonce, User: id.user, Roles: id.roles, Groups: id.groups, ACR: id.acr, AMR: id.amr, AuthTime: id.authTime,
-		Document: f.document, Evidence: evidence, EvidenceHash: sha256.Sum256(evidence),
-	})
-	if err != nil {
+	return h.approved(ctx, w, f, id.approval(chain.OIDCNonce, f.document, evidence))
+}
+
+func (id *identity) approval(kind chain.ConsentType, document, file []byte) Approval {
+	return Approval{
+		Type: kind, User: id.user, Roles: id.roles, Groups: id.groups, ACR: id.acr, AMR: id.amr, AuthTime: id.authTime,
+		Document: document, Evidence: file, EvidenceHash: sha256.Sum256(file),
+	}
+}
+
+func (h *Handler) approved(ctx context.Context, w http.ResponseWriter, f flow, a Approval) error {
+	if err := h.pending.Approve(ctx, f.grantID, a); err != nil {
 		return fmt.Errorf("consent: approve grant: %w", err)
 	}
-	h.log.LogAttrs(ctx, slog.LevelInfo, "consent given", slog.String("grant", f.grantID))
+	h.log.LogAttrs(ctx, slog.LevelInfo, "consent given", slog.String("grant", f.grantID), slog.String("type", a.Type.String()))
 	forget(w)
 	return h.render(w, http.StatusOK, PageDone, View{Request: f.shown, User: f.user, Approved: true})
 }

@@ -43,6 +43,7 @@ type Config struct {
 	AllowEmailSub    bool              // accept a sub that looks like an e-mail address; it would stand in certificates
 	Skew             time.Duration     // accepted difference of clocks; default 30 s, at most 5 min
 	Certificates     *UserCertificates // nil: no consent by jws
+	Events           *Events           // nil: the provider's events are refused
 	Exchange         *TokenExchange    // nil: no consent by token_exchange
 	HTTPClient       *http.Client      // trusts the provider's CA; nil: the system's CAs. Redirects are never followed
 	Now              func() time.Time
@@ -98,6 +99,9 @@ func (c Config) checkTypes() []error {
 		if x.MaxAge < minTokenAge || x.MaxAge > maxTokenAge {
 			errs = append(errs, fmt.Errorf("exchange max_age is not in %v to %v", minTokenAge, maxTokenAge))
 		}
+	}
+	if c.Events != nil && (c.Events.Audience == "" || c.Events.Audience == c.ClientID) {
+		errs = append(errs, errors.New("events audience is missing, or the client_id of consent"))
 	}
 	if u := c.Certificates; u != nil && (len(u.Roots) == 0 || !slices.Contains(evidence.SubjectFields(), u.SubjectFrom)) {
 		errs = append(errs, fmt.Errorf("user certificates need CAs, and a subject from one of %v", evidence.SubjectFields()))

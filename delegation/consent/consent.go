@@ -57,6 +57,7 @@ type Approval struct {
 	Document      []byte   // the canonical grant that Pending.Document gave
 	Evidence      []byte   // what the consent rests on; see package evidence
 	EvidenceHash  [32]byte // SHA-256 of Evidence
+	Credential    []byte   // webauthn: the id of the credential that signed
 	Once          *Once    // token_exchange
 }
 
@@ -78,10 +79,11 @@ type Pending interface {
 
 // The pages that Pages renders.
 const (
-	PageReview = "review" // asks the user
-	PageDone   = "done"   // tells that it is decided
-	PageError  = "error"
-	PageChoose = "choose" // asks for the identity provider
+	PageReview  = "review" // asks the user
+	PageDone    = "done"   // tells that it is decided
+	PageError   = "error"
+	PageChoose  = "choose"  // asks for the identity provider
+	PageAccount = "account" // the user's grants and keys
 )
 
 // Choice is an identity provider to choose.
@@ -89,19 +91,24 @@ type Choice struct{ Name, Issuer string }
 
 // View is what a page shows. It holds no secret but the CSRF token of its own form.
 type View struct {
-	Request   Request
-	User      User
-	CSRF      string        // form field csrf; beside it, the field decision is approve or refuse
-	Left      time.Duration // until the request's deadline
-	Providers []Choice      // PageChoose
-	Approved  bool          // PageDone
-	Code      string        // PageError: a stable word
-	Message   string        // PageError: a sentence for the user
+	Request    Request
+	User       User
+	CSRF       string        // form field csrf; beside it, the field decision is approve or refuse
+	Left       time.Duration // until the request's deadline
+	KeyOptions string        // PageReview: for the user's key to sign, JSON; "" if they have none
+	Providers  []Choice      // PageChoose
+	Path       string        // PageChoose: where the choice goes
+	Account    Account       // PageAccount
+	Approved   bool          // PageDone
+	Code       string        // PageError: a stable word
+	Message    string        // PageError: a sentence for the user
 }
 
 // Pages renders HTML. Data is a View.
 type Pages interface {
 	Render(w io.Writer, page string, data any) error
+	// Script is the pages' only script, which runs WebAuthn in the browser.
+	Script() []byte
 	// StyleSource is the Content-Security-Policy source of the pages' inline style sheet.
 	StyleSource() string
 }

@@ -100,11 +100,9 @@ func (p *Provider) exchangeToken(ctx context.Context, orchestrator, raw string, 
 	if err != nil {
 		return Approval{}, fmt.Errorf("consent: %w", err)
 	}
-	return Approval{
-		Type: chain.TokenExchange, User: id.user, Roles: id.roles, Groups: id.groups, ACR: id.acr, AMR: id.amr, AuthTime: id.authTime,
-		Document: doc, Evidence: file, EvidenceHash: sha256.Sum256(file),
-		Once: &Once{Hash: sha256.Sum256([]byte(token.Issuer + "\x00" + c.JTI)), Expires: token.Expiry.Add(p.cfg.Skew)},
-	}, nil
+	a := id.approval(chain.TokenExchange, doc, file)
+	a.Once = &Once{Hash: sha256.Sum256([]byte(token.Issuer + "\x00" + c.JTI)), Expires: token.Expiry.Add(p.cfg.Skew)}
+	return a, nil
 }
 
 // checkExchange holds a token to this appliance, this orchestrator and the present.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/go-webauthn/webauthn/webauthn"
 )
 
 const (
@@ -24,6 +26,9 @@ const (
 	stageLogin         // the first code
 	stageReview        // the user's decision
 	stageConfirm       // the second code
+
+	stageAccountLogin // the code for the user's own page
+	stageAccount      // a form of that page
 )
 
 // flow is one browser on its way to one consent. A flow never changes: the next step is a new one.
@@ -32,11 +37,15 @@ type flow struct {
 	provider *Provider
 	stage    stage
 	expires  time.Time
-	attempt  attempt // stageLogin, stageConfirm
-	user     User    // stageReview, stageConfirm
-	csrf     string  // stageReview
-	shown    Request // stageReview, stageConfirm: what the page said
-	document []byte  // stageConfirm
+	attempt  attempt   // stageLogin, stageConfirm
+	user     User      // stageReview, stageConfirm
+	csrf     string    // stageReview
+	shown    Request   // stageReview, stageConfirm: what the page said
+	document []byte    // stageConfirm
+	who      *identity // stageReview: the first login's claims, for an approval by key
+
+	options  string                // stageAccount: of a registration
+	creation *webauthn.SessionData // stageAccount: likewise
 }
 
 // flows keeps flows by the hash of their cookie: whoever reads this memory cannot present the cookie.
@@ -59,7 +68,7 @@ func (f *flows) put(cookie string, next flow, now time.Time) error {
 			delete(f.all, key)
 			continue
 		}
-		if other.grantID != next.grantID {
+		if other.grantID != next.grantID || next.grantID == "" {
 			continue
 		}
 		if same == 0 || other.expires.Before(f.all[oldest].expires) {
@@ -82,7 +91,7 @@ func (f *flows) evictLogin() bool {
 	var oldest [32]byte
 	found := false
 	for key, other := range f.all {
-		if other.stage == stageLogin && (!found || other.expires.Before(f.all[oldest].expires)) {
+		if (other.stage == stageLogin || other.stage == stageAccountLogin) && (!found || other.expires.Before(f.all[oldest].expires)) {
 			oldest, found = key, true
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,7 @@ type forger struct {
 	base string
 	key  *ecdsa.PrivateKey
 
+	asked    *atomic.Int64 // questions for keys, if somebody counts
 	mu       sync.Mutex
 	metadata map[string]any
 	keys     []jose.JSONWebKey
@@ -60,6 +62,9 @@ func (f *forger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/idp/.well-known/openid-configuration":
 		v = f.metadata
 	case "/idp/keys":
+		if f.asked != nil {
+			f.asked.Add(1)
+		}
 		v = jose.JSONWebKeySet{Keys: f.keys}
 	case "/idp/token":
 		if err := r.ParseForm(); err != nil {

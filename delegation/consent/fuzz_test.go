@@ -58,3 +58,26 @@ func FuzzType(f *testing.F) {
 		}
 	})
 }
+
+// FuzzCredential: nothing that a browser sends is a credential or an assertion by accident.
+func FuzzCredential(f *testing.F) {
+	f.Add(`{}`)
+	f.Add(`{"id":"AAAA","rawId":"AAAA","type":"public-key","response":{"clientDataJSON":"e30","authenticatorData":"AAAA","signature":"AAAA","attestationObject":"o2NmbXRkbm9uZQ"}}`)
+	keys, err := newAuthenticators("https://signet.example")
+	if err != nil {
+		f.Fatal(err)
+	}
+	h := holder{User{"https://idp.example", "u"}, []Credential{{ID: []byte("id"), PublicKey: []byte("key")}}}
+	_, session, err := keys.creation(h)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, response string) {
+		if _, err := keys.created(h, session, response); err == nil {
+			t.Fatal("a credential without its challenge")
+		}
+		if _, _, err := keys.asserted(h, []byte("grant"), response); err == nil {
+			t.Fatal("an assertion without a key")
+		}
+	})
+}

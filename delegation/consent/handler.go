@@ -2,6 +2,7 @@ package consent
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,25 +17,39 @@ import (
 
 const (
 	cookieName = "__Host-signet-consent"
-	maxForm    = 8 << 10
+	maxForm    = 16 << 10
 )
 
-// Handler serves the consent pages: GET and POST /consent/{grant_id}, and GET on the path of each Config.RedirectURL.
+// Users is what the pages show and change.
+type Users struct {
+	Pending     Pending
+	Grants      Grants
+	Credentials Credentials
+}
+
+// Handler serves the consent pages, GET and POST /consent/{grant_id}, the user's own, GET and POST /account, and GET on the path of each Config.RedirectURL.
 type Handler struct {
-	providers []*Provider
-	pending   Pending
-	pages     Pages
-	log       *slog.Logger
-	flows     *flows
-	now       func() time.Time
-	rand      io.Reader
-	mux       *http.ServeMux
+	providers   []*Provider
+	pending     Pending
+	grants      Grants
+	credentials Credentials
+	keys        *authenticators
+	pages       Pages
+	log         *slog.Logger
+	flows       *flows
+	now         func() time.Time
+	rand        io.Reader
+	mux         *http.ServeMux
 }
 
 // NewHandler makes a Handler. Users choose among several providers; clock and randomness are the first one's.
-func NewHandler(providers []*Provider, pending Pending, pages Pages, log *slog.Logger) (*Handler, error) {
-	if len(providers) == 0 || pending == nil || pages == nil || log == nil {
-		return nil, errors.New("consent: providers, pending grants, pages and logger are required")
+func NewHandler(providers []*Provider, users Users, pages Pages, log *slog.Logger) (*Handler, error) {
+	if len(providers) == 0 || users.Pending == nil || users.Grants == nil || users.Credentials == nil || pages == nil || log == nil {
+		return nil, errors.New("consent: providers, users' grants and credentials, pages and logger are required")
+	}
+	keys, err := newAuthenticators(providers[0].cfg.RedirectURL)
+	if err != nil {
+		return nil, err
 	}
 	for i, p := range providers {
 		for _, other := range providers[:i] {
@@ -44,11 +59,14 @@ func NewHandler(providers []*Provider, pending Pending, pages Pages, log *slog.L
 		}
 	}
 	h := &Handler{
-		providers: providers, pending: pending, pages: pages, log: log, flows: newFlows(), mux: http.NewServeMux(),
+		providers: providers, pending: users.Pending, grants: users.Grants, credentials: users.Credentials, keys: keys, pages: pages, log: log, flows: newFlows(), mux: http.NewServeMux(),
 		now: providers[0].cfg.Now, rand: providers[0].cfg.Rand,
 	}
 	h.mux.HandleFunc("GET /consent/{grant_id}", h.guard(h.open))
 	h.mux.HandleFunc("POST /consent/{grant_id}", h.guard(h.decide))
+	h.mux.HandleFunc("GET /consent/webauthn.js", h.guard(h.script))
+	h.mux.HandleFunc("GET /account", h.guard(h.account))
+	h.mux.HandleFunc("POST /account", h.guard(h.change))
 	h.mux.HandleFunc("GET "+callbackPath+"{provider}", h.guard(h.callback))
 	return h, nil
 }
@@ -77,6 +95,21 @@ func (h *Handler) guard(next func(http.ResponseWriter, *http.Request) error) htt
 func (h *Handler) policy(header http.Header, formOrigin string) {
 	header.Set("Content-Security-Policy", strings.TrimSpace("default-src 'none'; style-src "+h.pages.StyleSource()+
 		"; base-uri 'none'; frame-ancestors 'none'; form-action 'self' "+formOrigin))
+}
+
+// scripted is policy for a page with the one script of this origin.
+func (h *Handler) scripted(header http.Header, formOrigin string) {
+	h.policy(header, formOrigin)
+	if h.keys != nil {
+		header.Set("Content-Security-Policy", header.Get("Content-Security-Policy")+"; script-src 'self'")
+	}
+}
+
+// script is that script.
+func (h *Handler) script(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "text/javascript; charset=utf-8")
+	_, _ = w.Write(h.pages.Script()) // the browser left: nobody to tell
+	return nil
 }
 
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -120,15 +153,19 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		h.policy(w.Header(), meta.authorize)
-		return h.render(w, http.StatusOK, PageReview, View{Request: f.shown, User: f.user, CSRF: f.csrf})
+		options, err := h.keyRequest(r.Context(), f)
+		if err != nil {
+			return fmt.Errorf("consent: key: %w", err)
+		}
+		h.scripted(w.Header(), meta.authorize)
+		return h.render(w, http.StatusOK, PageReview, View{Request: f.shown, User: f.user, CSRF: f.csrf, KeyOptions: options})
 	}
 	provider, err := h.chosen(r)
 	if err != nil {
 		return err
 	}
 	if provider == nil {
-		return h.choose(w, request)
+		return h.choose(w, "/consent/"+request.GrantID)
 	}
 	nonce, err := token(h.rand)
 	if err != nil {
@@ -155,8 +192,8 @@ func (h *Handler) chosen(r *http.Request) (*Provider, error) {
 }
 
 // choose asks where the user has an account. It shows nothing of the request, for nobody has signed in yet.
-func (h *Handler) choose(w http.ResponseWriter, q Request) error {
-	v := View{Request: Request{GrantID: q.GrantID}}
+func (h *Handler) choose(w http.ResponseWriter, path string) error {
+	v := View{Path: path}
 	for _, p := range h.providers {
 		v.Providers = append(v.Providers, Choice{Name: p.cfg.Name, Issuer: p.cfg.Issuer})
 	}
@@ -210,15 +247,15 @@ func (h *Handler) decide(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" {
-		return refuse("csrf_mismatch", fmt.Errorf("the form came from a %q page", site))
+	if err := sameOrigin(r); err != nil {
+		return err
 	}
 	if err := r.ParseForm(); err != nil {
 		return refuse("form_invalid", err)
 	}
 	decision := r.PostForm.Get("decision")
-	if decision != "approve" && decision != "refuse" {
-		return refuse("form_invalid", errors.New("decision is neither approve nor refuse"))
+	if decision != "approve" && decision != "approve_key" && decision != "refuse" {
+		return refuse("form_invalid", errors.New("decision is none that the page offers"))
 	}
 	f, err := h.flows.take(cookieOf(r), h.now(), func(f flow) error {
 		if f.stage != stageReview || f.grantID != grantID {
@@ -232,10 +269,22 @@ func (h *Handler) decide(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if decision == "refuse" {
+	switch decision {
+	case "refuse":
 		return h.decline(w, r, f)
+	case "approve_key":
+		return h.approveByKey(w, r, f)
+	default:
+		return h.approve(w, r, f)
 	}
-	return h.approve(w, r, f)
+}
+
+// sameOrigin refuses a form that a browser says is another site's.
+func sameOrigin(r *http.Request) error {
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" {
+		return refuse("csrf_mismatch", fmt.Errorf("the form came from a %q page", site))
+	}
+	return nil
 }
 
 func (h *Handler) decline(w http.ResponseWriter, r *http.Request, f flow) error {
@@ -248,15 +297,8 @@ func (h *Handler) decline(w http.ResponseWriter, r *http.Request, f flow) error 
 
 // approve fixes the grant document and sends the user to authenticate for exactly that.
 func (h *Handler) approve(w http.ResponseWriter, r *http.Request, f flow) error {
-	document, err := h.pending.Document(r.Context(), f.grantID, f.user)
+	document, grant, err := h.document(r.Context(), f)
 	if err != nil {
-		return fmt.Errorf("consent: grant document: %w", err)
-	}
-	grant, err := chain.ParseGrantDocument(document)
-	if err != nil {
-		return fmt.Errorf("consent: grant document: %w", err)
-	}
-	if err := asShown(grant, f); err != nil {
 		return err
 	}
 	nonce, err := grant.Nonce()
@@ -265,6 +307,19 @@ func (h *Handler) approve(w http.ResponseWriter, r *http.Request, f flow) error 
 	}
 	next := flow{grantID: f.grantID, provider: f.provider, stage: stageConfirm, user: f.user, shown: f.shown, document: document}
 	return h.send(w, r, next, attempt{nonce: nonce, fresh: true})
+}
+
+// document is the canonical grant of what the page showed.
+func (h *Handler) document(ctx context.Context, f flow) ([]byte, chain.GrantDocument, error) {
+	document, err := h.pending.Document(ctx, f.grantID, f.user)
+	if err != nil {
+		return nil, chain.GrantDocument{}, fmt.Errorf("consent: grant document: %w", err)
+	}
+	grant, err := chain.ParseGrantDocument(document)
+	if err != nil {
+		return nil, chain.GrantDocument{}, fmt.Errorf("consent: grant document: %w", err)
+	}
+	return document, grant, asShown(grant, f)
 }
 
 // asShown holds the document to the page: the user commits to what they were shown, or to nothing.

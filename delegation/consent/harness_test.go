@@ -3,6 +3,7 @@ package consent_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -35,6 +36,7 @@ type domain struct {
 	mu       sync.Mutex
 	issuer   string
 	open     map[string]bool
+	keys     keyring
 	approved []consent.Approval
 	refused  []consent.User
 	tamper   func(*chain.GrantDocument)
@@ -93,6 +95,80 @@ func (d *domain) Approve(_ context.Context, id string, a consent.Approval) error
 	return nil
 }
 
+// users is everything that the pages show; of grants already given there are none.
+func (d *domain) users() consent.Users {
+	return consent.Users{Pending: d, Grants: d, Credentials: &d.keys}
+}
+
+func (d *domain) Given(_ context.Context, u consent.User) ([]consent.Given, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []consent.Given
+	for _, a := range d.approved {
+		if a.User == u {
+			g, err := chain.ParseGrantDocument(a.Document)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, consent.Given{Request: d.request(g.GrantID), Status: "active", TaskID: taskID})
+		}
+	}
+	return out, nil
+}
+
+func (d *domain) Withdraw(_ context.Context, u consent.User, id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i, a := range d.approved {
+		if g, err := chain.ParseGrantDocument(a.Document); err == nil && a.User == u && g.GrantID == id {
+			d.approved = append(d.approved[:i], d.approved[i+1:]...)
+			return nil
+		}
+	}
+	return consent.ErrNotPending
+}
+
+// keyring keeps its contract: an id belongs to one user.
+type keyring struct {
+	mu  sync.Mutex
+	all map[consent.User][]consent.Credential
+}
+
+func (k *keyring) Credentials(_ context.Context, u consent.User) ([]consent.Credential, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.all[u], nil
+}
+
+func (k *keyring) Register(_ context.Context, u consent.User, c consent.Credential) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, has := range k.all {
+		for _, one := range has {
+			if string(one.ID) == string(c.ID) {
+				return errors.New("taken")
+			}
+		}
+	}
+	if k.all == nil {
+		k.all = map[consent.User][]consent.Credential{}
+	}
+	k.all[u] = append(k.all[u], c)
+	return nil
+}
+
+func (k *keyring) Forget(_ context.Context, u consent.User, id []byte) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i, c := range k.all[u] {
+		if string(c.ID) == string(id) {
+			k.all[u] = append(k.all[u][:i], k.all[u][i+1:]...)
+			return nil
+		}
+	}
+	return consent.ErrNotPending
+}
+
 func (d *domain) Refuse(_ context.Context, id string, u consent.User) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -148,7 +224,7 @@ func newWorld(t *testing.T, provider func(base string) http.Handler, change func
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := consent.NewHandler([]*consent.Provider{p}, w.domain, pages, slog.New(slog.NewTextHandler(w.logged, nil)))
+	h, err := consent.NewHandler([]*consent.Provider{p}, w.domain.users(), pages, slog.New(slog.NewTextHandler(w.logged, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

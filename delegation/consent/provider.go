@@ -2,6 +2,7 @@ package consent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -30,6 +31,10 @@ type Provider struct {
 	fetched time.Time
 	failed  time.Time
 	failure error
+
+	keysMu sync.Mutex // of the keys kept for events
+	keys   []json.RawMessage
+	keysAt time.Time
 }
 
 // metadata is what discovery tells, after checks.

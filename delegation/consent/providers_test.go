@@ -36,7 +36,7 @@ func twoProviders(t *testing.T) (*world, *forger, *forger) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := consent.NewHandler([]*consent.Provider{config("idp"), config("evil")}, w.domain, pages, slog.New(slog.DiscardHandler))
+	h, err := consent.NewHandler([]*consent.Provider{config("idp"), config("evil")}, w.domain.users(), pages, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestProvidersAreDistinct(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := consent.NewHandler([]*consent.Provider{a, a}, w.domain, pages, slog.New(slog.DiscardHandler)); err == nil {
+	if _, err := consent.NewHandler([]*consent.Provider{a, a}, w.domain.users(), pages, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("one provider twice: accepted")
 	}
 }

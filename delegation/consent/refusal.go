@@ -48,7 +48,7 @@ func answerTo(err error) answer {
 
 func statusOf(code string) int {
 	switch code {
-	case "flow_missing", "form_invalid", "callback_invalid", "provider_unknown":
+	case "flow_missing", "form_invalid", "callback_invalid", "provider_unknown", "credential_invalid":
 		return http.StatusBadRequest
 	case "too_many_flows":
 		return http.StatusServiceUnavailable
@@ -66,6 +66,8 @@ func messageOf(code string) string {
 		return "Another person signed in than the one who was asked. Nothing was granted."
 	case "auth_time_stale", "auth_time_missing":
 		return "The identity provider did not ask you to sign in anew. Nothing was granted."
+	case "assertion_invalid", "credential_invalid":
+		return "What the security key said was not acceptable. Nothing was granted or changed."
 	case "idp_refused":
 		return "The identity provider ended the sign-in. Nothing was granted."
 	case "too_many_flows":

@@ -2,14 +2,13 @@ package evidence
 
 import (
 	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
-
-	"crypto/sha256"
 
 	"github.com/go-jose/go-jose/v4"
 )

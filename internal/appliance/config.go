@@ -108,6 +108,16 @@ type IdentityProvider struct {
 	UserCertificates *UserCertificates `yaml:"user_certificates,omitempty"`
 	// TokenExchange lets orchestrators present a user's token (consent type token_exchange, the weakest).
 	TokenExchange *TokenExchange `yaml:"token_exchange,omitempty"`
+	// Events lets the provider end grants of its users.
+	Events *IdentityEvents `yaml:"events,omitempty"`
+}
+
+// IdentityEvents are Security Event Tokens that a provider pushes to POST /v1/events (RFC 8935).
+type IdentityEvents struct {
+	// Audience is this appliance's as a receiver; not its client_id.
+	Audience string `yaml:"audience"`
+	// CredentialChange ends a user's grants when a credential of theirs changed, too. A revoked session always does.
+	CredentialChange bool `yaml:"credential_change"`
 }
 
 // UserCertificates are those of a provider's users, such as smartcards.
@@ -318,6 +328,9 @@ func (c *Config) checkProviders(p *problems) {
 		names[idp.Name], issuers[idp.Issuer] = true, true
 		if u := idp.UserCertificates; u != nil {
 			p.unless(u.CAFile != "" && u.Subject != "", field+".user_certificates", "ca_file and subject are required")
+		}
+		if e := idp.Events; e != nil {
+			p.unless(e.Audience != "" && e.Audience != idp.ClientID, field+".events.audience", "missing, or that of consent")
 		}
 		if x := idp.TokenExchange; x != nil {
 			p.unless(x.Audience != "" && x.Audience != idp.ClientID, field+".token_exchange.audience", "missing, or that of consent")

@@ -47,7 +47,7 @@ func (c *Config) newProvider(idp IdentityProvider, now func() time.Time) (*conse
 		return nil, err
 	}
 	return consent.NewProvider(consent.Config{
-		Certificates: certificates, Exchange: exchange(idp.TokenExchange),
+		Certificates: certificates, Exchange: exchange(idp.TokenExchange), Events: events(idp.Events),
 		Name: idp.Name, Issuer: idp.Issuer, ClientID: idp.ClientID, ClientSecretFile: secret,
 		RedirectURL: c.PublicURL + "/v1/grants/callback/" + idp.Name, RolesClaim: idp.RolesClaim,
 		HTTPClient: client, Now: now, Rand: rand.Reader,
@@ -70,6 +70,13 @@ func exchange(x *TokenExchange) *consent.TokenExchange {
 		return nil
 	}
 	return &consent.TokenExchange{Audience: x.Audience, MaxAge: x.MaxAge, Clients: x.Clients}
+}
+
+func events(e *IdentityEvents) *consent.Events {
+	if e == nil {
+		return nil
+	}
+	return &consent.Events{Audience: e.Audience, CredentialChange: e.CredentialChange}
 }
 
 // available says nothing is wrong if one of them answers: users of that one can consent.
@@ -100,7 +107,7 @@ func consentHandler(idps providers, domain *delegation.Service, log *slog.Logger
 	if err != nil {
 		return nil, err
 	}
-	return consent.NewHandler(idps, pending{domain}, pages, log)
+	return consent.NewHandler(idps, consent.Users{Pending: pending{domain}, Grants: given{domain}, Credentials: credentials{domain}}, pages, log)
 }
 
 // providerClient trusts the configured certificates beside the system's.
@@ -138,10 +145,14 @@ func (p pending) Describe(_ context.Context, grantID string) (consent.Request, e
 	if err != nil {
 		return consent.Request{}, notPending(err)
 	}
+	return request(g), nil
+}
+
+func request(g delegation.Grant) consent.Request {
 	return consent.Request{
 		GrantID: g.ID, Orchestrator: g.Orchestrator.String(), Task: g.Purpose, Scope: g.Scope.Strings(),
 		AgentTypes: g.AgentTypes, NotAfter: g.NotAfter, MaxDepth: g.MaxDepth,
-	}, nil
+	}
 }
 
 // Document gives the canonical grant for a user.
@@ -161,7 +172,7 @@ func approval(a consent.Approval) delegation.Approval {
 			Issuer: a.User.Issuer, Subject: a.User.Subject, Roles: a.Roles, Groups: a.Groups,
 			ACR: a.ACR, AMR: a.AMR, AuthTime: a.AuthTime,
 		},
-		Document: a.Document, Evidence: a.Evidence,
+		Document: a.Document, Evidence: a.Evidence, Credential: a.Credential,
 	}
 	if a.Once != nil {
 		out.Once = &delegation.Once{Hash: a.Once.Hash, Expires: a.Once.Expires}
@@ -185,6 +196,12 @@ func (p providers) Exchanged(ctx context.Context, orchestrator string, x delegat
 	return approval(a), refusal(err, "subject_token")
 }
 
+// Event verifies what an identity provider says of a user.
+func (p providers) Event(ctx context.Context, set string) (delegation.IdentityEvent, error) {
+	e, err := consent.ReadEvent(ctx, p, set)
+	return delegation.IdentityEvent{User: chainUser(e.User), Type: e.Type, Counts: e.Counts, ID: e.ID, Expires: e.Expires}, refusal(err, "")
+}
+
 // refusal translates what is wrong with a proof into the domain's words; the causes stay here.
 func refusal(err error, field string) error {
 	var known *delegation.Error
@@ -195,7 +212,7 @@ func refusal(err error, field string) error {
 		return &delegation.Error{Kind: delegation.Unavailable, Code: "idp_unavailable", Detail: "the identity provider does not answer", Err: err}
 	}
 	if code, ok := consent.Refusal(err); ok {
-		return &delegation.Error{Kind: delegation.Forbidden, Code: code, Field: field, Detail: "the proof of the user's consent was not accepted", Err: err}
+		return &delegation.Error{Kind: delegation.Forbidden, Code: code, Field: field, Detail: "what was presented is not accepted", Err: err}
 	}
 	return &delegation.Error{Kind: delegation.Internal, Code: "internal", Err: err}
 }
