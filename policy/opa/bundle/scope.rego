@@ -8,6 +8,11 @@ covers(token, wanted) if {
 	startswith(wanted, trim_suffix(token, "*"))
 }
 
+# overlaps holds when some scope is in both tokens.
+overlaps(a, b) if covers(a, b)
+
+overlaps(a, b) if covers(b, a)
+
 # all_covered holds when each wanted token is covered by one of the tokens. Nothing wanted is not covered.
 all_covered(tokens, wanted) if {
 	count(wanted) > 0

@@ -42,6 +42,23 @@ test_weak_consent if {
 	spawn.deny_reasons == {"consent_not_accepted"} with input as denied
 }
 
+# What asks for a stronger consent, alone, beside something else, or within a wildcard.
+test_consent_too_weak_for_scope if {
+	every scopes in [["fhir:write:Observation"], ["database:read:patients", "fhir:write:a:b"], ["fhir:*"], ["fhir:write:*"]] {
+		denied := object.union(request, {"request": {"scope": scopes}})
+		not spawn.allow with input as denied
+		spawn.deny_reasons == {"consent_too_weak"} with input as denied
+	}
+}
+
+test_consent_strong_enough_for_scope if {
+	every type in ["webauthn", "jws"] {
+		spawn.allow with input as object.union(request, {"consent": {"type": type}, "request": {"scope": ["fhir:write:Observation"]}})
+	}
+}
+
+test_scope_beside_the_demanding_one if spawn.allow with input as object.union(request, {"request": {"scope": ["fhir:read:*", "fhir:writer:x"]}})
+
 test_too_long if {
 	denied := object.union(request, {"request": {"ttl_seconds": 3601}})
 	not spawn.allow with input as denied
@@ -50,5 +67,5 @@ test_too_long if {
 
 test_nothing_given if {
 	not spawn.allow with input as {}
-	count(spawn.deny_reasons) == 4 with input as {}
+	count(spawn.deny_reasons) == 5 with input as {}
 }
