@@ -24,7 +24,14 @@ type Identities interface {
 	Authenticate(certs []*x509.Certificate) (delegation.Caller, error)
 	RecordRefusal(ctx context.Context, r delegation.Refusal) *uint64
 	Register(ctx context.Context, by delegation.Caller, kind chain.Kind, q delegation.Registration) (delegation.Registered, error)
+	Attesters
+}
+
+// Attesters give certificates to workloads that prove who they are.
+type Attesters interface {
 	Attest(ctx context.Context, a delegation.Attestation) (delegation.Issued, error)
+	ChallengeTPM(ctx context.Context, q delegation.ChallengeRequest) (delegation.Challenge, error)
+	Renew(ctx context.Context, by delegation.Caller, name string, csr []byte) (delegation.Issued, error)
 }
 
 // Work is grants and the tasks under them.

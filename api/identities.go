@@ -23,7 +23,8 @@ func (s *Server) registerOrchestrator(c *call, q *v1.OrchestratorRegistration) (
 	}
 	out, err := s.cfg.Domain.Register(c.ctx, c.by, chain.Orchestrator, delegation.Registration{
 		Name: q.Name, AgentTypes: q.AgentTypes, MaxTTL: ttl, TypeLimits: byType, RequireConfirmation: q.RequireConfirmation,
-		PopRoots: []byte(q.X509PopRoots), Replace: q.Replace, Idempotency: c.idem,
+		Methods: q.Methods, PopRoots: []byte(q.X509PopRoots), OIDCIssuer: q.OIDCIssuer, OIDCSubject: q.OIDCSubject, EKs: q.TPMEKs,
+		Replace: q.Replace, Idempotency: c.idem,
 	})
 	if err != nil {
 		return v1.OrchestratorRegistered{}, err
@@ -70,8 +71,28 @@ func (s *Server) registerPerson(c *call, kind chain.Kind, q delegation.Registrat
 // attest serves workloads that have no identity yet: the proof is in the body, or in the connection's certificate.
 func (s *Server) attest(c *call, q *v1.Attestation) (v1.Certificate, error) {
 	out, err := s.cfg.Domain.Attest(c.ctx, delegation.Attestation{
-		Name: c.param("name"), Method: q.Method, Token: q.Token, Peer: c.peer(), CSR: []byte(q.CSR),
+		Name: c.param("name"), Method: q.Method, Token: q.Token, Peer: c.peer(), CSR: []byte(q.CSR), Challenge: q.Challenge, Secret: q.Secret,
+		Certification: delegation.Certification{Public: q.KeyPublic, Attest: q.CertifyInfo, Signature: q.CertifySignature},
 	})
+	if err != nil {
+		return v1.Certificate{}, err
+	}
+	return s.certificate(out), nil
+}
+
+func (s *Server) challenge(c *call, q *v1.ChallengeRequest) (v1.Challenge, error) {
+	out, err := s.cfg.Domain.ChallengeTPM(c.ctx, delegation.ChallengeRequest{
+		Name: c.param("name"), CSR: []byte(q.CSR),
+		Endorsement: delegation.Endorsement{EKCertificate: q.EKCertificate, EKPublic: q.EKPublic, AKPublic: q.AKPublic},
+	})
+	if err != nil {
+		return v1.Challenge{}, err
+	}
+	return v1.Challenge{Challenge: out.Token, CredentialBlob: out.Blob, EncryptedSecret: out.Secret, Expires: wireTime(out.Expires)}, nil
+}
+
+func (s *Server) renewService(c *call, q *v1.Renewal) (v1.Certificate, error) {
+	out, err := s.cfg.Domain.Renew(c.ctx, c.by, c.param("name"), []byte(q.CSR))
 	if err != nil {
 		return v1.Certificate{}, err
 	}

@@ -16,7 +16,9 @@ import (
 var expected = map[string]string{
 	"registerOrchestrator":    "....o...",
 	"attestOrchestrator":      "oooooooo",
+	"challengeOrchestrator":   "oooooooo",
 	"registerService":         "....o...",
+	"renewService":            "...o....",
 	"registerOperator":        "....o...",
 	"requestGrant":            ".o......",
 	"readGrant":               ".o..oooo",

@@ -23,9 +23,14 @@ func identityRoutes() []route {
 		take("registerOrchestrator", "/v1/orchestrators", operator, http.StatusCreated,
 			"Register an orchestrator and get its join token", (*Server).registerOrchestrator).retriable(),
 		take("attestOrchestrator", "/v1/orchestrators/{name}/certificate", anyone, http.StatusCreated,
-			"Attest an orchestrator by join token or by the connection's certificate (x509pop), and get its certificate", (*Server).attest),
+			"Attest an orchestrator, or renew over the connection's certificate, and get a certificate", (*Server).attest),
+		take("challengeOrchestrator", "/v1/orchestrators/{name}/challenge", anyone, http.StatusOK,
+			"Begin an attestation by TPM (tpm_devid): get the challenge that only this TPM can answer", (*Server).challenge),
 		take("registerService", "/v1/services", operator, http.StatusCreated,
 			"Register a service, which may ask for decisions, and get its certificate", (*Server).registerService).retriable(),
+		take("renewService", "/v1/services/{name}/certificate", service, http.StatusCreated,
+			"Renew a service's certificate over the present one", (*Server).renewService).
+			with(func(r *route) { r.own = "their own" }),
 		take("registerOperator", "/v1/operators", operator, http.StatusCreated,
 			"Register a person with a role, and get the certificate", (*Server).registerOperator).retriable(),
 	}

@@ -31,6 +31,21 @@ func (c *Client) Attest(ctx context.Context, name string, a v1.Attestation, o ..
 	return post[v1.Certificate](ctx, c, "/v1/orchestrators/"+url.PathEscape(name)+"/certificate", a, o)
 }
 
+// Challenge begins an attestation by TPM; client/devid has the rest.
+func (c *Client) Challenge(ctx context.Context, name string, q v1.ChallengeRequest, o ...Option) (v1.Challenge, error) {
+	return post[v1.Challenge](ctx, c, "/v1/orchestrators/"+url.PathEscape(name)+"/challenge", q, o)
+}
+
+// RenewOrchestrator gives an orchestrator a new certificate over this client's own.
+func (c *Client) RenewOrchestrator(ctx context.Context, name, csr string, o ...Option) (v1.Certificate, error) {
+	return c.Attest(ctx, name, v1.Attestation{Method: v1.MethodRenew, CSR: csr}, o...)
+}
+
+// RenewService gives a service a new certificate over this client's own.
+func (c *Client) RenewService(ctx context.Context, name, csr string, o ...Option) (v1.Certificate, error) {
+	return post[v1.Certificate](ctx, c, "/v1/services/"+url.PathEscape(name)+"/certificate", v1.Renewal{CSR: csr}, o)
+}
+
 // RequestGrant asks for a user's consent, which happens at the answer's ConsentURL.
 func (c *Client) RequestGrant(ctx context.Context, q v1.GrantRequest, o ...Option) (v1.Grant, error) {
 	return post[v1.Grant](ctx, c, "/v1/grants", q, o)

@@ -225,6 +225,9 @@ func TestRequests(t *testing.T) {
 	for want, call := range map[string]func() error{
 		"POST /v1/orchestrators":                      func() error { _, err := c.RegisterOrchestrator(ctx, v1.OrchestratorRegistration{}); return err },
 		"POST /v1/orchestrators/a%2Fb/certificate":    func() error { _, err := c.Attest(ctx, "a/b", v1.Attestation{}); return err },
+		"POST /v1/orchestrators/a/challenge":          func() error { _, err := c.Challenge(ctx, "a", v1.ChallengeRequest{}); return err },
+		"POST /v1/orchestrators/lab/certificate":      func() error { _, err := c.RenewOrchestrator(ctx, "lab", ""); return err },
+		"POST /v1/services/r/certificate":             func() error { _, err := c.RenewService(ctx, "r", ""); return err },
 		"POST /v1/services":                           func() error { _, err := c.RegisterService(ctx, v1.ServiceRegistration{}); return err },
 		"POST /v1/operators":                          func() error { _, err := c.RegisterOperator(ctx, v1.OperatorRegistration{}); return err },
 		"POST /v1/grants":                             func() error { _, err := c.RequestGrant(ctx, v1.GrantRequest{}); return err },

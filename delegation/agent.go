@@ -24,6 +24,9 @@ func (s *Service) fromOrchestrator(by Caller, q SpawnRequest) (lineage, error) {
 	if l.task.Orchestrator != by.ID.String() {
 		return lineage{}, refuse(Forbidden, "task_not_yours", "task_id", "the task belongs to another orchestrator")
 	}
+	if l.task.Registration != by.registration {
+		return lineage{}, errPredecessor("task_id")
+	}
 	l.by, l.delegations = delegatorOf(by), []string{""}
 	s.allow(&l, by.reg)
 	l.parent, err = l.first(l.by)
@@ -85,6 +88,9 @@ func (s *Service) allowDeep(l *lineage) error {
 	reg, err := s.registered(orch)
 	if err != nil {
 		return err
+	}
+	if l.task.Registration != reg.Registration {
+		return errPredecessor("task_id")
 	}
 	s.allow(l, reg)
 	return nil

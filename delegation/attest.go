@@ -1,61 +1,116 @@
 package delegation
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/json"
 	"time"
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
+// The methods of attestation.
+const (
+	MethodJoinToken = "join_token" // a token that an operator was given once
+	MethodX509Pop   = "x509pop"    // a certificate of another CA, over the connection
+	MethodOIDC      = "oidc_jwt"   // a token of the platform that runs the workload
+	MethodTPM       = "tpm_devid"  // a key that a known TPM holds
+
+	methodRenew = "renew" // the present certificate: no attestation, but asked for in the same place
+)
+
+// Methods lists every method of attestation.
+func Methods() []string { return []string{MethodJoinToken, MethodX509Pop, MethodOIDC, MethodTPM} }
+
+// method verifies one kind of proof. It refuses, or says what is established and what must be written so that the same
+// proof is not used again. It changes nothing itself.
+type method func(s *Service, id chain.ID, reg *identityState, a Attestation) (proof, error)
+
+func methodOf(word string) (method, bool) {
+	switch word {
+	case MethodJoinToken:
+		return (*Service).redeemJoin, true
+	case MethodX509Pop:
+		return (*Service).provePossession, true
+	case MethodOIDC:
+		return (*Service).redeemJWT, true
+	case MethodTPM:
+		return (*Service).answerChallenge, true
+	}
+	return nil, false
+}
+
+// proof is what a method established.
+type proof struct {
+	body    *record.ProofBody // for the envelope: nothing about people
+	payload any
+	// spend gives the writes by which one of two uses at once loses; nil: nothing is spent.
+	spend  func(p Prepared, spki []byte) ([]record.Mutation, error)
+	done   *joinState // a token that was redeemed already
+	pod    string     // state key of the pod that the certificate is bound to
+	device bool       // the key is known to live in a TPM, which a renewal must not change
+}
+
 // Attest gives a registered orchestrator its certificate, against a proof of who it is.
 func (s *Service) Attest(ctx context.Context, a Attestation) (Issued, error) {
 	out, err := s.attest(ctx, a)
-	if err == nil {
-		return out, nil
+	if err != nil {
+		return Issued{}, s.knocked(ctx, "attest", a.Name, err)
 	}
-	// Anybody can fail here, so failures are recorded like malformed requests: a flood becomes one entry a minute.
+	return out, nil
+}
+
+// knocked records a refusal where anybody can fail: like a malformed request, so that a flood becomes one entry a minute.
+func (s *Service) knocked(ctx context.Context, operation, name string, err error) error {
 	e := *AsError(err)
 	if e.Kind != Internal && e.Kind != Unavailable && e.AuditIndex == nil {
-		e.AuditIndex = s.RecordRefusal(ctx, Refusal{Operation: "attest", Caller: namedOrNone(a.Name), Code: e.Code, Field: e.Field})
+		e.AuditIndex = s.RecordRefusal(ctx, Refusal{Operation: operation, Caller: namedOrNone(name), Code: e.Code, Field: e.Field})
 	}
-	return Issued{}, &e
+	return &e
 }
 
 func (s *Service) attest(ctx context.Context, a Attestation) (Issued, error) {
 	if err := s.cfg.Ready(); err != nil {
 		return Issued{}, notReady(err)
 	}
-	id, err := chain.NamedID(s.cfg.Trust.TrustDomain, chain.Orchestrator, a.Name)
+	if a.Method == methodRenew {
+		return s.renewOver(ctx, a)
+	}
+	verify, ok := methodOf(a.Method)
+	if !ok {
+		return Issued{}, refuse(Invalid, "bad_attestation_method", "method", "one of join_token, x509pop, oidc_jwt, tpm_devid, renew")
+	}
+	id, reg, err := s.attestable(a.Name, a.Method)
 	if err != nil {
-		return Issued{}, errAttestation("attestation_failed")
+		return Issued{}, err
 	}
-	var p proof
-	switch a.Method {
-	case "join_token":
-		p, err = s.redeemJoin(a)
-	case "x509pop":
-		err = s.provePossession(id, a.Peer)
-	default:
-		return Issued{}, refuse(Invalid, "bad_attestation_method", "method", "one of join_token, x509pop")
-	}
+	p, err := verify(s, id, reg, a)
 	if err != nil {
 		return Issued{}, err
 	}
 	if s.revoked.has(chain.RevOrchestrator, id.Name()) {
 		return Issued{}, errOrchestratorRevoked()
 	}
-	return s.issueAttested(ctx, id, a, p)
+	return s.issueAttested(ctx, id, reg, a, p)
 }
 
-// proof is what an attestation leaves to be written with the certificate.
-type proof struct {
-	spend func(p Prepared, spki []byte) (record.Mutation, error) // nil: nothing is spent
-	done  *joinState                                             // a token that was redeemed already
+// attestable finds the registration that a proof is to be for, and asks it whether the method will do.
+func (s *Service) attestable(name, method string) (chain.ID, *identityState, error) {
+	id, err := chain.NamedID(s.cfg.Trust.TrustDomain, chain.Orchestrator, name)
+	if err != nil {
+		return chain.ID{}, nil, errAttestation("attestation_failed")
+	}
+	reg, ok, err := load[identityState](s.cfg.Log, identityKey(id.Kind(), id.Name()))
+	switch {
+	case err != nil:
+		return chain.ID{}, nil, internal("read registration", err)
+	case !ok && method == MethodJoinToken:
+		return id, &identityState{}, nil // whose token no token is: names are not to be found out by trying
+	case !ok:
+		return chain.ID{}, nil, errAttestation("attestation_failed")
+	case !reg.attests(method):
+		return chain.ID{}, nil, refuse(Forbidden, "attestation_not_allowed", "method", "this orchestrator was registered without this method")
+	}
+	return id, reg, nil
 }
 
 func errOrchestratorRevoked() *Error {
@@ -63,7 +118,7 @@ func errOrchestratorRevoked() *Error {
 }
 
 // issueAttested issues to an orchestrator that proved itself, or again to one whose first certificate was never signed.
-func (s *Service) issueAttested(ctx context.Context, id chain.ID, a Attestation, p proof) (Issued, error) {
+func (s *Service) issueAttested(ctx context.Context, id chain.ID, reg *identityState, a Attestation, p proof) (Issued, error) {
 	csr, err := parseCSR(a.CSR)
 	if err != nil {
 		return Issued{}, err
@@ -72,13 +127,14 @@ func (s *Service) issueAttested(ctx context.Context, id chain.ID, a Attestation,
 	o := order{
 		template:  Template{ID: id, SPKI: csr.SPKI},
 		env:       record.Envelope{Orchestrator: a.Name},
-		body:      record.IssueBody{Attestation: a.Method},
+		body:      record.IssueBody{Attestation: a.Method, Proof: p.body},
+		payload:   p.payload,
 		mutations: func(c Prepared) ([]record.Mutation, error) { return []record.Mutation{still, held(id, c)}, nil },
 	}
 	if p.done != nil {
 		return s.redeemAgain(ctx, o, *p.done)
 	}
-	attested, err := s.attested(id, a.Method)
+	attested, err := s.attested(id, reg.Registration, a.Method)
 	if err != nil {
 		return Issued{}, err
 	}
@@ -88,28 +144,17 @@ func (s *Service) issueAttested(ctx context.Context, id chain.ID, a Attestation,
 			return m, nil
 		}
 		spent, err := p.spend(c, csr.SPKI)
-		// The token first: of two redemptions at once the second is told so.
-		return append([]record.Mutation{spent}, m...), err
+		// The proof first: of two uses at once the second is told so.
+		return append(spent, m...), err
 	}
-	return s.issueNamed(ctx, id, a.CSR, s.cfg.Limits.WorkloadTTL, o)
+	line := lineState{Registration: reg.Registration, Method: a.Method, At: s.cfg.Now().UTC(), Pod: p.pod, Device: p.device}
+	return s.issueNamed(ctx, id, a.CSR, s.cfg.Limits.WorkloadTTL, line, o)
 }
 
-// redeemAgain lets a token be used once more by the same key if the first redemption got no certificate: a device that
-// failed must not cost the name. Any other second use is a replay.
-func (s *Service) redeemAgain(ctx context.Context, o order, done joinState) (Issued, error) {
-	if !bytes.Equal(done.SPKI, o.template.SPKI) {
-		return Issued{}, errAttestation("join_token_used")
-	}
-	if _, released, err := s.releasedAt(sha256.Sum256(done.TBS)); err != nil {
-		return Issued{}, err
-	} else if released {
-		return Issued{}, errAttestation("join_token_used")
-	}
-	return s.issueAgain(ctx, o, done.TBS)
-}
-
-// attested notes the method in the registration, where policy finds it.
-func (s *Service) attested(id chain.ID, method string) (record.Mutation, error) {
+// attested notes the method in the registration, where policy finds it. It holds at commit that the registration is still
+// the one that the proof was held against.
+func (s *Service) attested(id chain.ID, registration, method string) (record.Mutation, error) {
+	changed := refuse(Conflict, "registration_changed", "", "the registration changed meanwhile; retry")
 	key := identityKey(id.Kind(), id.Name())
 	old, ok, err := s.cfg.Log.Get(key)
 	if err != nil {
@@ -119,15 +164,20 @@ func (s *Service) attested(id chain.ID, method string) (record.Mutation, error) 
 	if err != nil {
 		return record.Mutation{}, internal("read registration", err)
 	}
-	if !ok {
+	switch {
+	case !ok:
 		return record.Mutation{}, errAttestation("attestation_failed")
+	case st.Registration != registration:
+		return record.Mutation{}, changed
+	case st.Attestation == method: // many replicas at once need not wait for each other
+		return record.Mutation{Key: key, CheckOnly: true, Pre: record.Precondition{Op: record.Equal, Value: old, Err: changed}}, nil
 	}
 	st.Attestation = method
 	value, err := encode(st)
 	if err != nil {
 		return record.Mutation{}, err
 	}
-	return replace(key, old, value, time.Time{}, refuse(Conflict, "registration_changed", "", "the registration changed meanwhile; retry")), nil
+	return replace(key, old, value, time.Time{}, changed), nil
 }
 
 // namedOrNone keeps a caller's nonsense out of the log.
@@ -140,79 +190,4 @@ func namedOrNone(name string) string {
 
 func errAttestation(code string) *Error {
 	return refuse(Unauthenticated, code, "", "the attestation does not prove this orchestrator")
-}
-
-// redeemJoin checks a token and gives the write that spends it, which only one of two redemptions at once can make. See
-// redeemAgain about a token that was redeemed.
-func (s *Service) redeemJoin(a Attestation) (proof, error) {
-	key := joinKey(a.Token)
-	old, ok, err := s.cfg.Log.Get(key)
-	if err != nil {
-		return proof{}, internal("read join token", err)
-	}
-	if !ok {
-		return proof{}, errAttestation("join_token_unknown")
-	}
-	var st joinState
-	if err := json.Unmarshal(old, &st); err != nil {
-		return proof{}, internal("read join token", err)
-	}
-	switch {
-	case st.Name != a.Name:
-		return proof{}, errAttestation("join_token_unknown")
-	case !s.cfg.Now().Before(st.Expires):
-		return proof{}, errAttestation("join_token_expired")
-	case st.Used:
-		return proof{done: &st}, nil
-	}
-	return proof{spend: func(p Prepared, spki []byte) (record.Mutation, error) {
-		st.Used, st.SPKI, st.TBS = true, spki, p.TBS()
-		value, err := encode(st)
-		return replace(key, old, value, st.Expires.Add(idemLife), errAttestation("join_token_used")), err
-	}}, nil
-}
-
-// provePossession accepts a certificate from a CA that was named when the orchestrator was registered. The TLS
-// handshake proved the key. Its common name or one of its DNS names must be the orchestrator's name.
-func (s *Service) provePossession(id chain.ID, peer []*x509.Certificate) error {
-	if len(peer) == 0 {
-		return refuse(Unauthenticated, "client_certificate_required", "", "x509pop takes the client certificate of this connection")
-	}
-	st, err := s.registered(id)
-	if err != nil {
-		return errAttestation("attestation_failed")
-	}
-	if len(st.PopRoots) == 0 {
-		return refuse(Forbidden, "attestation_not_allowed", "method", "this orchestrator was registered without x509pop")
-	}
-	roots, err := chain.ParsePEM(st.PopRoots, 16)
-	if err != nil {
-		return internal("read x509pop roots", err)
-	}
-	return s.verifyPop(id.Name(), peer, roots)
-}
-
-func (s *Service) verifyPop(name string, peer, trusted []*x509.Certificate) error {
-	roots, inter := x509.NewCertPool(), x509.NewCertPool()
-	for _, c := range trusted {
-		roots.AddCert(c)
-	}
-	for _, c := range peer[1:] {
-		inter.AddCert(c)
-	}
-	_, err := peer[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: inter, CurrentTime: s.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
-	if err != nil {
-		return errAttestation("x509pop_untrusted")
-	}
-	if peer[0].Subject.CommonName == name {
-		return nil
-	}
-	for _, n := range peer[0].DNSNames {
-		if n == name {
-			return nil
-		}
-	}
-	return errAttestation("x509pop_wrong_name")
 }

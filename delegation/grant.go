@@ -64,7 +64,7 @@ func (s *Service) newGrant(by Caller, q GrantRequest) (*grantState, error) {
 	return &grantState{
 		ID: id, TaskID: taskID, Status: GrantPending, Purpose: q.Purpose, Scope: q.Scope.Strings(),
 		NotAfter: q.NotAfter.UTC().Truncate(time.Second), MaxDepth: q.MaxDepth, AgentTypes: q.AgentTypes,
-		Orchestrator: by.ID.String(), OrchKey: key[:], Random: random[:], PendingUntil: now.Add(s.cfg.Limits.PendingGrant),
+		Orchestrator: by.ID.String(), Registration: by.registration, OrchKey: key[:], Random: random[:], PendingUntil: now.Add(s.cfg.Limits.PendingGrant),
 	}, nil
 }
 

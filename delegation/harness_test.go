@@ -27,6 +27,7 @@ import (
 	"github.com/signet-pki/signet/ca/lint"
 	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/delegation/workload"
 	"github.com/signet-pki/signet/policy"
 )
 
@@ -220,9 +221,16 @@ func (c *certifier) Issue(ctx context.Context, p delegation.Prepared) ([][]byte,
 func (c *certifier) Limit(chain.Kind) time.Time { return c.now().Add(24 * time.Hour) }
 
 // rules is a policy that a test switches.
-type rules struct{ deny []string }
+type rules struct {
+	mu   sync.Mutex
+	deny []string
+	seen policy.Input // the last that it was asked
+}
 
-func (r *rules) Decide(context.Context, policy.Input) policy.Decision {
+func (r *rules) Decide(_ context.Context, in policy.Input) policy.Decision {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen = in
 	if len(r.deny) > 0 {
 		return policy.Decision{Reasons: r.deny, Digest: "00"}
 	}
@@ -256,6 +264,8 @@ type rig struct {
 	skew       atomic.Int64 // nanoseconds
 	operator   delegation.Caller
 	roots      *chain.Trust
+	workloads  map[string]*workload.Issuer
+	tpm        delegation.TPM
 }
 
 // now is the clock; what runs beside the test reads it too, so such a test moves skew.
@@ -305,7 +315,7 @@ func (r *rig) start(log delegation.Log) {
 	r.s, err = delegation.New(r.t.Context(), delegation.Config{
 		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Certifier: r.certifier, Statements: r.statements, Policy: r.rules,
 		Resources: table{"database/patients/read": "database:read:patients", "database/billing/read": "database:read:billing"},
-		Ready:     func() error { return r.ready },
+		Ready:     func() error { return r.ready }, Workloads: r.workloads, TPM: r.tpm,
 		Provider:  func(context.Context) error { return r.provider },
 		Proofs:    &r.proofs,
 		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },

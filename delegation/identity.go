@@ -18,6 +18,7 @@ type identity struct {
 	notBefore time.Time
 	notAfter  time.Time
 	deleg     *chain.Delegation
+	line      lineState // named identities
 }
 
 // Authenticate tells who holds the private key of certs[0], which the TLS handshake proved. The signatures are checked
@@ -55,6 +56,13 @@ func (s *Service) identify(certs []*x509.Certificate) (identity, error) {
 	if _, c := chain.Identify(certs, s.cfg.Trust, insideLife(leaf), 0); c.Status != chain.Pass {
 		return identity{}, &Error{Kind: Unauthenticated, Code: "client_certificate_untrusted", Detail: "the certificate does not verify", Checks: []chain.Check{c}}
 	}
+	line, ok, err := load[lineState](s.cfg.Log, lineKey(leaf))
+	if err != nil {
+		return identity{}, internal("read certificate", err)
+	}
+	if ok {
+		out.line = *line
+	}
 	return out, nil
 }
 
@@ -76,16 +84,21 @@ func (s *Service) admit(id identity, certs []*x509.Certificate) (Caller, error) 
 	if now.Before(id.notBefore) || !now.Before(id.notAfter) {
 		return Caller{}, refuse(Unauthenticated, "client_certificate_expired", "", "the certificate is outside its validity")
 	}
-	if s.revoked.has(chain.RevCertificate, id.serial) {
-		return Caller{}, refuse(Unauthenticated, "certificate_revoked", "", "the certificate is revoked")
+	for _, serial := range append([]string{id.serial}, id.line.Serials...) {
+		if s.revoked.has(chain.RevCertificate, serial) {
+			return Caller{}, refuse(Unauthenticated, "certificate_revoked", "", "the certificate, or one that it was renewed over, is revoked")
+		}
 	}
-	c := Caller{ID: id.id, Certs: certs, deleg: id.deleg}
+	c := Caller{ID: id.id, Certs: certs, deleg: id.deleg, registration: id.line.Registration}
 	if id.deleg != nil {
 		return c, s.checkLineage(*id.deleg)
 	}
 	var err error
 	if c.reg, err = s.registered(id.id); err != nil {
 		return Caller{}, err
+	}
+	if id.id.Kind() == chain.Orchestrator && c.reg.Registration != id.line.Registration {
+		return Caller{}, errReplaced()
 	}
 	c.Role = c.reg.Role
 	return c, nil

@@ -3,9 +3,7 @@ package delegation
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,9 +62,9 @@ func (s *Service) checkRegistration(by Caller, kind chain.Kind, q Registration) 
 	if err := s.checkTypeLimits(q); err != nil {
 		return chain.ID{}, err
 	}
-	if len(q.PopRoots) > 0 {
-		if _, err := chain.ParsePEM(q.PopRoots, 16); err != nil {
-			return chain.ID{}, refuse(Invalid, "bad_certificate", "x509pop_roots", "not 1 to 16 PEM certificates")
+	if kind == chain.Orchestrator {
+		if err := s.checkMethods(q); err != nil {
+			return chain.ID{}, err
 		}
 	}
 	id, err := chain.NamedID(s.cfg.Trust.TrustDomain, kind, q.Name)
@@ -91,16 +89,22 @@ func (s *Service) checkTypeLimits(q Registration) error {
 	return nil
 }
 
-func (q Registration) state(id chain.ID) identityState {
+func (q Registration) state(id chain.ID, registration string) identityState {
 	return identityState{
 		SPIFFEID: id.String(), AgentTypes: q.AgentTypes, MaxTTL: int64(q.MaxTTL / time.Second), PopRoots: q.PopRoots, Role: q.Role,
+		Registration: registration, Methods: q.methods(id.Kind()), OIDCIssuer: q.OIDCIssuer, OIDCSubject: q.OIDCSubject, EKs: q.EKs,
 		TypeLimits: q.TypeLimits, RequireConfirmation: q.RequireConfirmation,
 	}
 }
 
-// detail is the state in the envelope's words, so that the projection can be rebuilt from the log alone.
-func (q Registration) detail() map[string]string {
+// detail is the state in the envelope's words, so that the projection can be rebuilt from the log alone. The subject of
+// tokens stands in the payload, since it can be a person's: erasing it makes the registration useless.
+func (q Registration) detail(registration string) map[string]string {
 	out := map[string]string{
+		"registration":    registration,
+		"methods":         strings.Join(q.methods(chain.Orchestrator), " "),
+		"oidc_issuer":     q.OIDCIssuer,
+		"tpm_eks":         strings.Join(q.EKs, " "),
 		"agent_types":     strings.Join(q.AgentTypes, " "),
 		"max_ttl_seconds": strconv.FormatInt(int64(q.MaxTTL/time.Second), 10),
 		"x509pop_roots":   string(q.PopRoots),
@@ -142,17 +146,15 @@ func errRegistered() *Error {
 }
 
 func (s *Service) registerOrchestrator(ctx context.Context, by Caller, id chain.ID, q Registration) (Registered, error) {
-	raw, err := s.secret()
+	registration, err := s.newID()
 	if err != nil {
 		return Registered{}, err
 	}
-	token := base64.RawURLEncoding.EncodeToString(raw[:])
-	expires := s.cfg.Now().UTC().Add(s.cfg.Limits.JoinToken)
-	identity, err := encode(q.state(id))
+	identity, err := encode(q.state(id, registration))
 	if err != nil {
 		return Registered{}, err
 	}
-	join, err := encode(joinState{Name: q.Name, Expires: expires})
+	out, join, err := s.joinToken(id, q, registration)
 	if err != nil {
 		return Registered{}, err
 	}
@@ -165,24 +167,34 @@ func (s *Service) registerOrchestrator(ctx context.Context, by Caller, id chain.
 		return Registered{}, err
 	}
 	env := record.Envelope{Type: record.TypeAdmin, Orchestrator: q.Name, Operator: by.ID.Name()}
-	pos, err := s.append(ctx, draft{
-		env:   env,
-		body:  record.AdminBody{Action: "register.orchestrator", Target: id.String(), Detail: q.detail()},
-		terms: termsOf(env),
-		mutations: append(more, known,
-			create(joinKey(token), join, expires.Add(24*time.Hour), errRegistered()),
-		),
-	})
+	d := draft{
+		env:       env,
+		body:      record.AdminBody{Action: "register.orchestrator", Target: id.String(), Detail: q.detail(registration)},
+		terms:     termsOf(env),
+		mutations: append(append(more, known), join...),
+	}
+	if q.OIDCSubject != "" {
+		d.payload = record.AdminPayload{OIDCSubject: q.OIDCSubject}
+	}
+	out.Position, err = s.append(ctx, d)
 	if err != nil {
 		return Registered{}, err
 	}
-	return Registered{ID: id, JoinToken: token, JoinTokenExpires: expires, Position: pos}, nil
+	return out, nil
 }
 
-// joinKey names a token by its hash: the log's files never hold one.
-func joinKey(token string) string {
-	sum := sha256.Sum256([]byte(token))
-	return keyJoin + hex.EncodeToString(sum[:])
+// joinToken makes the token of a registration that takes one.
+func (s *Service) joinToken(id chain.ID, q Registration, registration string) (Registered, []record.Mutation, error) {
+	if !slices.Contains(q.methods(chain.Orchestrator), MethodJoinToken) {
+		return Registered{ID: id}, nil, nil
+	}
+	raw, err := s.secret()
+	if err != nil {
+		return Registered{}, nil, err
+	}
+	out := Registered{ID: id, JoinToken: base64.RawURLEncoding.EncodeToString(raw[:]), JoinTokenExpires: s.cfg.Now().UTC().Add(s.cfg.Limits.JoinToken)}
+	value, err := encode(joinState{Name: q.Name, Registration: registration, Expires: out.JoinTokenExpires})
+	return out, []record.Mutation{create(joinKey(out.JoinToken), value, out.JoinTokenExpires.Add(24*time.Hour), errRegistered())}, err
 }
 
 func (s *Service) registerWithCSR(ctx context.Context, by Caller, id chain.ID, q Registration) (Registered, error) {
@@ -193,7 +205,11 @@ func (s *Service) registerWithCSR(ctx context.Context, by Caller, id chain.ID, q
 	if id.Kind() == chain.Operator {
 		ttl = s.cfg.Limits.OperatorTTL
 	}
-	identity, err := encode(q.state(id))
+	registration, err := s.newID()
+	if err != nil {
+		return Registered{}, err
+	}
+	identity, err := encode(q.state(id, registration))
 	if err != nil {
 		return Registered{}, err
 	}
@@ -209,15 +225,15 @@ func (s *Service) registerWithCSR(ctx context.Context, by Caller, id chain.ID, q
 			return append(more, known), err
 		},
 	}
-	issued, err := s.issueNamed(ctx, id, q.CSR, ttl, o)
+	issued, err := s.issueNamed(ctx, id, q.CSR, ttl, lineState{Registration: registration, At: s.cfg.Now().UTC()}, o)
 	if err != nil {
 		return Registered{}, err
 	}
 	return Registered{ID: id, Issued: &issued, Position: issued.Position}, nil
 }
 
-// issueNamed issues to an orchestrator, a service or an operator.
-func (s *Service) issueNamed(ctx context.Context, id chain.ID, csr []byte, ttl time.Duration, o order) (Issued, error) {
+// issueNamed issues to an orchestrator, a service or an operator, and writes what the certificate stands on.
+func (s *Service) issueNamed(ctx context.Context, id chain.ID, csr []byte, ttl time.Duration, line lineState, o order) (Issued, error) {
 	req, err := parseCSR(csr)
 	if err != nil {
 		return Issued{}, err
@@ -225,6 +241,16 @@ func (s *Service) issueNamed(ctx context.Context, id chain.ID, csr []byte, ttl t
 	o.template = Template{
 		ID: id, SPKI: req.SPKI,
 		NotAfter: bounded(s.cfg.Now().Add(ttl), s.cfg.Certifier.Limit(id.Kind())).UTC().Truncate(time.Second),
+	}
+	o.body.Registration, o.body.Attested = line.Registration, line.At
+	changes := o.mutations
+	o.mutations = func(p Prepared) ([]record.Mutation, error) {
+		m, err := changes(p)
+		if err != nil {
+			return nil, err
+		}
+		known, err := recordLine(line, p)
+		return append(m, known), err
 	}
 	return s.issue(ctx, o)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/delegation/workload"
 	"github.com/signet-pki/signet/policy"
 )
 
@@ -90,6 +91,10 @@ type Config struct {
 	Ready func() error
 	// Pseudonym gives the keyed hash that stands for a user in envelopes and indexes.
 	Pseudonym func(issuer, subject string) string
+	// Workloads are the issuers of workloads' tokens, by name; nil refuses the method oidc_jwt.
+	Workloads map[string]*workload.Issuer
+	// TPM verifies what orchestrators' TPMs show; nil refuses the method tpm_devid.
+	TPM TPM
 	// Provider says whether the identity provider answers; a grant that nobody could consent to is not taken.
 	Provider func(ctx context.Context) error
 	// Clients are the issuers of the identity providers whose users may consent, with the appliance's client_id at each.
@@ -109,12 +114,14 @@ type Limits struct {
 	GrantLife    time.Duration // longest time from consent to deadline
 	PendingGrant time.Duration // how long a grant waits for consent
 	JoinToken    time.Duration
-	MaxDepth     int
-	Enrollment   time.Duration // life of an enrolment token
-	TaskAgents   int           // agents of one task, of all levels
-	Rekeys       int           // of one agent
-	Heartbeat    time.Duration // of the revocation feed
-	AgentTypes   map[string]TypeLimit
+	// AttestationAge is how long certificates are renewed after an attestation or a service's registration.
+	AttestationAge time.Duration
+	MaxDepth       int
+	Enrollment     time.Duration // life of an enrolment token
+	TaskAgents     int           // agents of one task, of all levels
+	Rekeys         int           // of one agent
+	Heartbeat      time.Duration // of the revocation feed
+	AgentTypes     map[string]TypeLimit
 	// RequireConfirmation refuses every spawn without its delegator's signature; sub-agents always need one.
 	RequireConfirmation bool
 	MalformedBurst      int // malformed requests recorded one by one in a minute, before they are counted together
@@ -125,7 +132,8 @@ func DefaultLimits() Limits {
 	return Limits{
 		AgentTTL: 10 * time.Minute, WorkloadTTL: 24 * time.Hour, OperatorTTL: 30 * 24 * time.Hour,
 		GrantLife: 24 * time.Hour, PendingGrant: 15 * time.Minute, JoinToken: 10 * time.Minute,
-		MaxDepth: 8, Enrollment: time.Minute, TaskAgents: 10_000, Rekeys: 512, Heartbeat: 5 * time.Second, MalformedBurst: 20,
+		AttestationAge: 30 * 24 * time.Hour,
+		MaxDepth:       8, Enrollment: time.Minute, TaskAgents: 10_000, Rekeys: 512, Heartbeat: 5 * time.Second, MalformedBurst: 20,
 	}
 }
 
@@ -143,6 +151,8 @@ type Service struct {
 	turns     turns
 	slots     *slots
 	tokens    [32]byte // keys the tokens that this process makes
+
+	challengeKey [32]byte // seals challenges to TPMs
 }
 
 // New loads the revocations and gives a Service that is ready to answer.
@@ -164,6 +174,9 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	var err error
 	if s.tokens, err = s.secret(); err != nil {
 		return nil, err
+	}
+	if s.challengeKey, err = s.secret(); err != nil {
+		return nil, fmt.Errorf("delegation: make a key: %w", err)
 	}
 	s.revoked, err = loadRevocations(ctx, cfg.Log, cfg.Now())
 	if err != nil {

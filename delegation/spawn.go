@@ -188,7 +188,7 @@ func (s *Service) orderAgain(id string, st *agentState, c certified) (order, err
 func (q SpawnRequest) fingerprint(by Caller) [32]byte {
 	h := sha256.New()
 	for _, part := range append([]string{
-		by.ID.String(), q.TaskID, q.SpawnID, q.AgentType, q.TTL.String(), itoa(q.MaxDepth), string(q.CSR), q.Confirmation, q.enrolment(),
+		by.ID.String(), by.registration, q.TaskID, q.SpawnID, q.AgentType, q.TTL.String(), itoa(q.MaxDepth), string(q.CSR), q.Confirmation, q.enrolment(),
 	}, q.Scope.Strings()...) {
 		h.Write([]byte(itoa(len(part))))
 		h.Write([]byte{':'})

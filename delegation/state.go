@@ -3,6 +3,7 @@ package delegation
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/signet-pki/signet/audit/record"
@@ -12,6 +13,8 @@ import (
 const (
 	keyIdentity     = "id/"     // id/<kind>/<name>: a registered orchestrator, service or operator
 	keyJoin         = "join/"   // join/<SHA-256 of the token>
+	keyProof        = "proof/"  // proof/<kind>/<…>: what an attestation used: a token, a pod, a challenge
+	keyLine         = "line/"   // line/<TBS hash>: the attestation and the renewals behind a named identity's certificate
 	keyGrant        = "grant/"  // grant/<id>
 	keyTask         = "task/"   // task/<id>
 	keyAgent        = "agent/"  // agent/<id>
@@ -44,6 +47,12 @@ type identityState struct {
 	MaxTTL     int64    `json:"max_ttl_seconds,omitempty"`
 	PopRoots   []byte   `json:"pop_roots,omitempty"`
 	Role       Role     `json:"role,omitempty"`
+	// Registration changes when an operator replaces the registration.
+	Registration string   `json:"registration,omitempty"`
+	Methods      []string `json:"methods,omitempty"` // of attestation; none by default
+	OIDCIssuer   string   `json:"oidc_issuer,omitempty"`
+	OIDCSubject  string   `json:"oidc_subject,omitempty"`
+	EKs          []string `json:"tpm_eks,omitempty"` // SHA-256 of their SPKI, hex
 	// Attestation is how an orchestrator proved itself last.
 	Attestation string `json:"attestation,omitempty"`
 	// TypeLimits narrow MaxTTL and the depth for one agent type.
@@ -54,12 +63,34 @@ type identityState struct {
 
 // joinState is a join token that was handed out; Used is set by its redemption.
 type joinState struct {
-	Name    string    `json:"name"`
-	Expires time.Time `json:"expires"`
-	Used    bool      `json:"used"`
+	Name         string    `json:"name"`
+	Registration string    `json:"registration,omitempty"`
+	Expires      time.Time `json:"expires"`
+	Used         bool      `json:"used"`
 	// SPKI and TBS are what a redemption made: a retry with the same key is signed again.
 	SPKI []byte `json:"spki,omitempty"`
 	TBS  []byte `json:"tbs,omitempty"`
+}
+
+// attests says whether a method may be used.
+func (st *identityState) attests(method string) bool { return slices.Contains(st.Methods, method) }
+
+// keyState says which key a token or a pod serves, and by which certificate.
+type keyState struct {
+	SPKI     string    `json:"spki"` // SHA-256, hex
+	Serial   string    `json:"serial"`
+	NotAfter time.Time `json:"not_after"`
+}
+
+// lineState is what a certificate stands on: the attestation, or for services and operators the registration, that it was
+// issued after, and the certificates that it was renewed over.
+type lineState struct {
+	Registration string    `json:"registration,omitempty"`
+	Method       string    `json:"method,omitempty"`
+	At           time.Time `json:"at"`
+	Serials      []string  `json:"serials,omitempty"` // renewed, oldest first
+	Pod          string    `json:"pod,omitempty"`     // state key of the pod that it is bound to
+	Device       bool      `json:"device,omitempty"`  // a TPM holds the key
 }
 
 // grantState is a grant, pending until its user consents.
@@ -74,6 +105,7 @@ type grantState struct {
 	AgentTypes   []string    `json:"agent_types"`
 	Orchestrator string      `json:"orchestrator"`
 	OrchKey      []byte      `json:"orchestrator_key"` // SHA-256 of its SPKI when it asked
+	Registration string      `json:"registration,omitempty"`
 	Random       []byte      `json:"random"`
 	PendingUntil time.Time   `json:"pending_until"`
 
@@ -93,6 +125,7 @@ type taskState struct {
 	NotAfter     time.Time `json:"not_after"`
 	MaxDepth     int       `json:"max_depth"`
 	Orchestrator string    `json:"orchestrator"`
+	Registration string    `json:"registration,omitempty"`
 }
 
 // agentState is what a retry and a sub-agent need of an agent. TBS and Delegation are of its first certificate, and

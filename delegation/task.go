@@ -53,6 +53,8 @@ func (s *Service) usableGrant(by Caller, id string) (*grantState, error) {
 	switch {
 	case g.Orchestrator != by.ID.String():
 		return nil, refuse(Forbidden, "grant_not_yours", "grant_id", "the user consented to another orchestrator")
+	case g.Registration != by.registration:
+		return nil, errPredecessor("grant_id")
 	case s.revoked.has(chain.RevGrant, id):
 		return nil, refuse(Forbidden, "grant_revoked", "grant_id", "the grant is revoked")
 	case g.Status != GrantActive:
@@ -63,12 +65,18 @@ func (s *Service) usableGrant(by Caller, id string) (*grantState, error) {
 	return g, nil
 }
 
+// errPredecessor is for what an orchestrator of the same name was given, before an operator replaced its registration:
+// who has the name now may be another machine, or another's, and nobody consented to that one.
+func errPredecessor(field string) *Error {
+	return refuse(Forbidden, "grant_of_predecessor", field, "the user consented to an earlier registration of this orchestrator")
+}
+
 func newTask(g *grantState, q TaskRequest, now time.Time) (*taskState, error) {
 	granted, err := chain.ParseScope(g.Scope)
 	if err != nil {
 		return nil, internal("read grant", err)
 	}
-	t := &taskState{ID: g.TaskID, GrantID: g.ID, Scope: g.Scope, NotAfter: g.NotAfter, MaxDepth: g.MaxDepth, Orchestrator: g.Orchestrator}
+	t := &taskState{ID: g.TaskID, GrantID: g.ID, Scope: g.Scope, NotAfter: g.NotAfter, MaxDepth: g.MaxDepth, Orchestrator: g.Orchestrator, Registration: g.Registration}
 	if len(q.Scope) > 0 {
 		if !q.Scope.Subset(granted) {
 			return nil, refuse(Forbidden, "scope_exceeds_parent", "scope", "the task asks for more than the user granted")

@@ -29,6 +29,8 @@ type Caller struct {
 	Certs []*x509.Certificate // as presented, leaf first
 	deleg *chain.Delegation   // agents only
 	reg   *identityState      // all others: the registration as it stood when the request was admitted
+
+	registration string // that the certificate is of
 }
 
 // Idempotency ties a retry to its first attempt: the caller's key, and the SHA-256 of the request's body.
@@ -46,13 +48,17 @@ type Position struct {
 
 // Registration is a request to register a workload or a person.
 type Registration struct {
-	Name       string
-	AgentTypes []string             // orchestrators: the types that it may spawn; empty refuses all
-	MaxTTL     time.Duration        // orchestrators: the longest life of an agent
-	PopRoots   []byte               // orchestrators: PEM of the CAs accepted for x509pop; empty refuses that method
-	Role       Role                 // operators
-	CSR        []byte               // services and operators: PEM
-	TypeLimits map[string]TypeLimit // orchestrators: narrower limits of single agent types
+	Name        string
+	AgentTypes  []string             // orchestrators: the types that it may spawn; empty refuses all
+	MaxTTL      time.Duration        // orchestrators: the longest life of an agent
+	Methods     []string             // orchestrators: how they may attest; empty: join_token and whatever is described below
+	PopRoots    []byte               // orchestrators: PEM of the CAs accepted for x509pop
+	OIDCIssuer  string               // orchestrators: name of the configured issuer whose tokens are accepted for oidc_jwt
+	OIDCSubject string               // orchestrators: the subject of those tokens
+	EKs         []string             // orchestrators: the TPMs accepted for tpm_devid, each the hex SHA-256 of an endorsement key's SPKI
+	Role        Role                 // operators
+	CSR         []byte               // services and operators: PEM
+	TypeLimits  map[string]TypeLimit // orchestrators: narrower limits of single agent types
 	// RequireConfirmation refuses an orchestrator's spawns without its signature.
 	RequireConfirmation bool
 	Replace             bool // of a name that is registered: new attributes, and a new token or certificate
@@ -68,7 +74,7 @@ type TypeLimit struct {
 // Registered answers a Registration.
 type Registered struct {
 	ID               chain.ID
-	JoinToken        string // orchestrators: shown once, single use
+	JoinToken        string // orchestrators that may attest with one: shown once, single use
 	JoinTokenExpires time.Time
 	Issued           *Issued // services and operators
 	Position         Position
@@ -77,10 +83,14 @@ type Registered struct {
 // Attestation is an orchestrator's proof of who it is.
 type Attestation struct {
 	Name   string
-	Method string              // join_token, x509pop
-	Token  string              // join_token
-	Peer   []*x509.Certificate // x509pop: the chain whose key the TLS handshake proved
+	Method string              // one of Methods, or renew
+	Token  string              // join_token, oidc_jwt
+	Peer   []*x509.Certificate // x509pop, renew: the chain whose key the TLS handshake proved
 	CSR    []byte
+
+	Challenge     string        // tpm_devid: its token
+	Secret        []byte        // tpm_devid: what the TPM found in it
+	Certification Certification // tpm_devid: of the CSR's key
 }
 
 // Issued is a certificate with its chain, leaf first, DER, without the root.

@@ -57,32 +57,55 @@ func (d *Device) bind(ek EK, transcript quote.Activate) quote.Binding {
 
 // activate makes the challenge in software, so that the secret is on the way to the TPM only encrypted (Part 1, 24).
 func (d *Device) activate(c *conn, ek *loadedEK) (quote.Activate, error) {
-	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](ek.Public)
+	secret := make([]byte, sha256.Size)
+	_, _ = rand.Read(secret) // never fails (crypto/rand)
+	blob, encrypted, err := MakeCredential(ek.Public, d.ak.Name(), secret)
 	if err != nil {
-		return quote.Activate{}, fmt.Errorf("EK: %w", err)
+		return quote.Activate{}, err
+	}
+	answer, err := d.decrypt(c, ek, blob, encrypted)
+	if err != nil {
+		return quote.Activate{}, err
+	}
+	if subtle.ConstantTimeCompare(answer, secret) != 1 {
+		return quote.Activate{}, fmt.Errorf("%w: another secret than was encrypted", ErrRefused)
+	}
+	digest := sha256.Sum256(secret)
+	return quote.Activate{CredentialBlob: blob, EncryptedSecret: encrypted, SecretSHA256: digest[:], Secret: answer}, nil
+}
+
+// MakeCredential encrypts a secret of at most 32 bytes to an endorsement key, so that its TPM gives it back only while it holds a
+// key of that TPM name (Part 1, 24). It needs no TPM. The caller has checked the endorsement key.
+func MakeCredential(ekPublic, name, secret []byte) (blob, encrypted []byte, err error) {
+	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](ekPublic)
+	if err != nil {
+		return nil, nil, fmt.Errorf("tpm: make credential: %w", err)
 	}
 	recipient, err := tpm2.ImportEncapsulationKey(public)
 	if err != nil {
-		return quote.Activate{}, fmt.Errorf("EK: %w", err)
+		return nil, nil, fmt.Errorf("tpm: make credential: %w", err)
 	}
-	secret := make([]byte, sha256.Size)
-	_, _ = rand.Read(secret) // never fails (crypto/rand)
-	blob, encrypted, err := tpm2.CreateCredential(rand.Reader, recipient, d.ak.Name(), secret)
+	blob, encrypted, err = tpm2.CreateCredential(rand.Reader, recipient, name, secret)
 	if err != nil {
-		return quote.Activate{}, fmt.Errorf("make credential: %w", err)
+		return nil, nil, fmt.Errorf("tpm: make credential: %w", err)
+	}
+	return blob, encrypted, nil
+}
+
+// decrypt is TPM2_ActivateCredential with the AK.
+func (d *Device) decrypt(c *conn, ek *loadedEK, blob, encrypted []byte) ([]byte, error) {
+	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](ek.Public)
+	if err != nil {
+		return nil, fmt.Errorf("EK: %w", err)
 	}
 	rsp, err := tpm2.ActivateCredential{
 		ActivateHandle: d.akHandle(), KeyHandle: ekHandle(ek, public),
 		CredentialBlob: tpm2.TPM2BIDObject{Buffer: blob}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: encrypted},
 	}.Execute(c)
 	if err != nil {
-		return quote.Activate{}, err
+		return nil, err
 	}
-	if subtle.ConstantTimeCompare(rsp.CertInfo.Buffer, secret) != 1 {
-		return quote.Activate{}, fmt.Errorf("%w: another secret than was encrypted", ErrRefused)
-	}
-	digest := sha256.Sum256(secret)
-	return quote.Activate{CredentialBlob: blob, EncryptedSecret: encrypted, SecretSHA256: digest[:], Secret: rsp.CertInfo.Buffer}, nil
+	return rsp.CertInfo.Buffer, nil
 }
 
 // ekHandle authorises the EK's use: by its empty authorisation if it takes that, else by TPM2_PolicySecret of the endorsement

@@ -94,6 +94,31 @@ type IssueBody struct {
 	// EnrollmentHash is SHA-256 of the token that this key redeemed: what cnf.enrol names.
 	EnrollmentHash string     `json:"enrollment_hash,omitempty"`
 	Rekey          *RekeyBody `json:"rekey,omitempty"`
+	// Registration tells registrations of one name apart, Attested is when the orchestrator proved itself (the others: when
+	// they were registered), Renews the serial of the certificate that this one was issued over.
+	Registration string     `json:"registration,omitempty"`
+	Attested     time.Time  `json:"attested,omitzero"`
+	Renews       string     `json:"renews,omitempty"`
+	Proof        *ProofBody `json:"proof,omitempty"`
+}
+
+// ProofBody is what an attestation showed, by method. Hashes are lower-case hex.
+type ProofBody struct {
+	Certificate  string    `json:"certificate,omitempty"` // x509pop: SHA-256 of its DER
+	Issuer       string    `json:"issuer,omitempty"`      // oidc_jwt: the configuration's name for it
+	TokenHash    string    `json:"token_hash,omitempty"`  // oidc_jwt: SHA-256 of the signed part
+	TokenExpires time.Time `json:"token_expires,omitzero"`
+	Pod          string    `json:"pod,omitempty"` // oidc_jwt: UID
+	Node         string    `json:"node,omitempty"`
+	Challenge    string    `json:"challenge,omitempty"` // tpm_devid: SHA-256
+	AKName       string    `json:"ak_name,omitempty"`   // tpm_devid: TPM name of the attestation key
+	EKKey        string    `json:"ek_key,omitempty"`    // tpm_devid: SHA-256 of the endorsement key's SPKI
+}
+
+// ProofPayload is the part of a proof that can be about a person.
+type ProofPayload struct {
+	Issuer  string `json:"issuer"`
+	Subject string `json:"subject"`
 }
 
 // RekeyBody belongs to the issue entry of an agent's next key.
@@ -223,6 +248,11 @@ type AdminBody struct {
 	Action string            `json:"action"`
 	Target string            `json:"target,omitempty"`
 	Detail map[string]string `json:"detail,omitempty"`
+}
+
+// AdminPayload is the part of an AdminBody that can be about a person.
+type AdminPayload struct {
+	OIDCSubject string `json:"oidc_subject"` // registrations: whose tokens attest
 }
 
 // PolicyBody is the activation of a policy bundle.

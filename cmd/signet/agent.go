@@ -30,9 +30,9 @@ type child struct {
 }
 
 // prepare makes or reads the key, or makes the token. The appliance gets its hash alone.
-func (q child) prepare() (subject, error) {
+func (q child) prepare(s *session) (subject, error) {
 	if q.TokenOut == "" {
-		return q.holder.prepare()
+		return q.holder.prepare(s)
 	}
 	if q.CertOut != "" {
 		return subject{}, errors.New("--cert-out: with a token there is no certificate yet")
@@ -123,7 +123,7 @@ func (q spawnCommand) Run(ctx context.Context, s *session) error {
 			return err
 		}
 	}
-	sub, err := q.prepare()
+	sub, err := q.prepare(s)
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ func (q delegateCommand) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	sub, err := q.prepare()
+	sub, err := q.prepare(s)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,8 @@ func (f *fake) answer(r *http.Request, body []byte) (int, any) {
 	switch route := r.Method + " " + r.URL.Path; route {
 	case "POST /v1/orchestrators":
 		return 201, v1.OrchestratorRegistered{SPIFFEID: g.Orchestrator, JoinToken: "secret-token", JoinTokenExpires: day, AuditReceipt: receipt}
-	case "POST /v1/orchestrators/trials/certificate", "POST /v1/services", "POST /v1/operators":
+	case "POST /v1/orchestrators/trials/certificate", "POST /v1/orchestrators/pods/certificate", "POST /v1/services/records/certificate",
+		"POST /v1/services", "POST /v1/operators":
 		return f.issue(body, receipt)
 	case "POST /v1/grants":
 		g.Status, g.GrantHash, g.ConsentURL, g.AuditReceipt = "pending", "", "https://a.test.example/consent/"+grant, receipt

@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/signet-pki/signet/client"
+	"github.com/signet-pki/signet/client/devid"
 )
 
 // Exit codes.
@@ -35,7 +36,8 @@ type global struct {
 	URL            string        `name:"url" env:"SIGNET_URL" placeholder:"https://HOST:PORT" help:"The appliance."`
 	Root           string        `name:"root" env:"SIGNET_ROOT" placeholder:"FILE" help:"Root certificates of the trust domain, PEM. No others are trusted."`
 	Cert           string        `name:"cert" env:"SIGNET_CERT" placeholder:"FILE" help:"The caller's certificate chain, PEM."`
-	Key            string        `name:"key" env:"SIGNET_KEY" placeholder:"FILE" help:"Its private key, PEM."`
+	Key            string        `name:"key" env:"SIGNET_KEY" placeholder:"FILE" help:"Its private key, PEM, or tpm:handle=0x81… of a key in the TPM."`
+	TPM            string        `name:"tpm" env:"SIGNET_TPM" default:"/dev/tpmrm0" placeholder:"PATH" help:"The TPM of keys that are named tpm:handle=0x81…."`
 	JSON           bool          `name:"json" help:"Print the API's JSON instead of lines for people."`
 	RequestTimeout time.Duration `name:"request-timeout" default:"30s" help:"The longest that one request may take."`
 }
@@ -66,7 +68,8 @@ type commands struct {
 // run is main without the process around it.
 func run(ctx context.Context, args []string, t terminal) int {
 	var c commands
-	s := &session{terminal: t, global: &c.global}
+	s := &session{terminal: t, global: &c.global, ctx: ctx}
+	defer s.release()
 	helped := false // --help printed; kong would exit here
 	parser, err := kong.New(&c,
 		kong.Name("signet"),
@@ -94,6 +97,8 @@ func run(ctx context.Context, args []string, t terminal) int {
 type session struct {
 	terminal
 	*global
+	ctx  context.Context // of the command, for what its TPM does
+	held *devid.Machine  // opened by the first that needs it
 }
 
 // connect makes a client, with the caller's certificate if there is one.
@@ -144,7 +149,7 @@ func (s *session) certificate() (*tls.Certificate, error) {
 	if s.Cert == "" || s.Key == "" {
 		return nil, errors.New("--cert, --key: one is useless without the other")
 	}
-	cert, err := tls.LoadX509KeyPair(s.Cert, s.Key)
+	cert, err := s.loadPair()
 	if err != nil {
 		return nil, fmt.Errorf("--cert, --key: %w", err)
 	}

@@ -36,7 +36,7 @@ func (q enrollCommand) Run(ctx context.Context, s *session) error {
 		return err
 	}
 	defer c.Close()
-	sub, err := q.prepare()
+	sub, err := q.prepare(s)
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (q rekeyCommand) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	sub, err := q.prepare()
+	sub, err := q.prepare(s)
 	if err != nil {
 		return err
 	}

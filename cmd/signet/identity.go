@@ -24,6 +24,8 @@ func (r retry) options() []client.Option {
 type orchestratorCommands struct {
 	Register registerOrchestratorCommand `cmd:"" help:"Make an orchestrator known, as an operator, and get its join token."`
 	Attest   attestCommand               `cmd:"" help:"Prove to be a registered orchestrator, and get its certificate."`
+	Renew    renewOrchestratorCommand    `cmd:"" help:"Get a new certificate over the present one, which is --cert and --key."`
+	TPM      tpmCommand                  `cmd:"" name:"tpm" help:"Show this machine's endorsement key, as --tpm-ek of a registration wants it."`
 }
 
 type registerOrchestratorCommand struct {
@@ -32,7 +34,11 @@ type registerOrchestratorCommand struct {
 	Type     []string      `name:"type" sep:"none" placeholder:"TYPE" help:"A type of agent that it may spawn; repeatable. None by default."`
 	MaxTTL   time.Duration `name:"max-ttl" help:"The longest life of its agents; the appliance's limit by default."`
 	Confirm  bool          `name:"require-confirmation" help:"Refuse its spawns without its signed delegation."`
-	PopRoots string        `name:"x509pop-roots" placeholder:"FILE" help:"The CAs whose certificates attest it, PEM."`
+	Method   []string      `name:"method" sep:"none" placeholder:"METHOD" help:"A way in which it may attest: join_token, x509pop, oidc_jwt, tpm_devid; repeatable. By default join_token and what is described below."`
+	PopRoots string        `name:"x509pop-roots" placeholder:"FILE" help:"x509pop: the CAs whose certificates attest it, PEM."`
+	Issuer   string        `name:"oidc-issuer" placeholder:"NAME" help:"oidc_jwt: the configured issuer, such as a cluster, whose tokens attest it."`
+	Subject  string        `name:"oidc-subject" placeholder:"SUB" help:"oidc_jwt: their subject, such as system:serviceaccount:NAMESPACE:NAME."`
+	EK       []string      `name:"tpm-ek" sep:"none" placeholder:"HEX" help:"tpm_devid: a machine that it runs on, as 'signet orchestrator tpm' shows it there; repeatable."`
 	Replace  bool          `help:"The name is registered: replace that, and get a new join token."`
 	TokenOut string        `name:"token-out" placeholder:"FILE" help:"Write the join token there, for its owner alone, and do not print it."`
 }
@@ -45,7 +51,10 @@ func (q registerOrchestratorCommand) Run(ctx context.Context, s *session) error 
 	if err != nil {
 		return err
 	}
-	req := v1.OrchestratorRegistration{Name: q.Name, AgentTypes: q.Type, MaxTTL: ttl, RequireConfirmation: q.Confirm, Replace: q.Replace}
+	req := v1.OrchestratorRegistration{
+		Name: q.Name, AgentTypes: q.Type, MaxTTL: ttl, RequireConfirmation: q.Confirm, Replace: q.Replace,
+		Methods: q.Method, OIDCIssuer: q.Issuer, OIDCSubject: q.Subject, TPMEKs: q.EK,
+	}
 	if q.PopRoots != "" {
 		roots, err := readFile(q.PopRoots, maxFile)
 		if err != nil {
@@ -62,7 +71,7 @@ func (q registerOrchestratorCommand) Run(ctx context.Context, s *session) error 
 	if err != nil {
 		return err
 	}
-	if q.TokenOut != "" {
+	if q.TokenOut != "" && out.JoinToken != "" {
 		if err := writeBytes(q.TokenOut, 0o600, []byte(out.JoinToken+"\n")); err != nil {
 			return fmt.Errorf("--token-out: the join token is lost; register again: %w", err)
 		}
@@ -76,36 +85,57 @@ type attestCommand struct {
 	holder    `embed:""`
 	Name      string `arg:"" help:"The orchestrator's name."`
 	TokenFile string `name:"token-file" placeholder:"FILE" xor:"method" required:"" help:"The join token."`
+	JWTFile   string `name:"jwt-file" placeholder:"FILE" xor:"method" required:"" help:"The platform's token, such as a projected service-account token."`
+	Devid     bool   `name:"devid" xor:"method" required:"" help:"Prove it by the TPM of --tpm, which then holds the key."`
 	X509Pop   bool   `name:"x509pop" xor:"method" required:"" help:"Prove it by --cert and --key, from a CA named at registration."`
 }
 
 func (q attestCommand) Run(ctx context.Context, s *session) error {
-	req := v1.Attestation{Method: v1.MethodX509Pop}
-	if q.TokenFile != "" {
-		token, err := readToken(q.TokenFile)
-		if err != nil {
-			return fmt.Errorf("--token-file: %w", err)
-		}
-		req = v1.Attestation{Method: v1.MethodJoinToken, Token: token}
+	if q.Devid {
+		return q.attestByTPM(ctx, s)
 	}
-	return q.obtain(s, func(c *client.Client, csr string) (v1.Certificate, error) {
-		req.CSR = csr
+	req := v1.Attestation{Method: v1.MethodX509Pop}
+	for _, file := range []struct{ flag, path, method string }{
+		{"--token-file", q.TokenFile, v1.MethodJoinToken}, {"--jwt-file", q.JWTFile, v1.MethodOIDC},
+	} {
+		if file.path == "" {
+			continue
+		}
+		token, err := readToken(file.path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file.flag, err)
+		}
+		req = v1.Attestation{Method: file.method, Token: token}
+	}
+	return q.obtain(s, func(c *client.Client, sub subject) (v1.Certificate, error) {
+		req.CSR = sub.csr
 		return c.Attest(ctx, q.Name, req)
 	})
 }
 
+type renewOrchestratorCommand struct {
+	holder `embed:""`
+	Name   string `arg:"" help:"The orchestrator's name."`
+}
+
+func (q renewOrchestratorCommand) Run(ctx context.Context, s *session) error {
+	return q.obtain(s, func(c *client.Client, sub subject) (v1.Certificate, error) {
+		return c.RenewOrchestrator(ctx, q.Name, sub.csr)
+	})
+}
+
 // obtain gets a certificate for a key, and writes both.
-func (h holder) obtain(s *session, ask func(c *client.Client, csr string) (v1.Certificate, error)) error {
+func (h holder) obtain(s *session, ask func(c *client.Client, sub subject) (v1.Certificate, error)) error {
 	c, err := s.connect()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	sub, err := h.prepare()
+	sub, err := h.prepare(s)
 	if err != nil {
 		return err
 	}
-	out, err := ask(c, sub.csr)
+	out, err := ask(c, sub)
 	if err != nil {
 		return s.discard(sub, err)
 	}
@@ -118,6 +148,7 @@ func (h holder) obtain(s *session, ask func(c *client.Client, csr string) (v1.Ce
 
 type serviceCommands struct {
 	Register registerServiceCommand `cmd:"" help:"Make a service known, as an operator, and get its certificate."`
+	Renew    renewServiceCommand    `cmd:"" help:"Get a new certificate over the present one, which is --cert and --key."`
 }
 
 type registerServiceCommand struct {
@@ -128,8 +159,19 @@ type registerServiceCommand struct {
 }
 
 func (q registerServiceCommand) Run(ctx context.Context, s *session) error {
-	return q.obtain(s, func(c *client.Client, csr string) (v1.Certificate, error) {
-		return c.RegisterService(ctx, v1.ServiceRegistration{Name: q.Name, CSR: csr, Replace: q.Replace}, q.options()...)
+	return q.obtain(s, func(c *client.Client, sub subject) (v1.Certificate, error) {
+		return c.RegisterService(ctx, v1.ServiceRegistration{Name: q.Name, CSR: sub.csr, Replace: q.Replace}, q.options()...)
+	})
+}
+
+type renewServiceCommand struct {
+	holder `embed:""`
+	Name   string `arg:"" help:"Its name."`
+}
+
+func (q renewServiceCommand) Run(ctx context.Context, s *session) error {
+	return q.obtain(s, func(c *client.Client, sub subject) (v1.Certificate, error) {
+		return c.RenewService(ctx, q.Name, sub.csr)
 	})
 }
 
@@ -146,7 +188,7 @@ type registerOperatorCommand struct {
 }
 
 func (q registerOperatorCommand) Run(ctx context.Context, s *session) error {
-	return q.obtain(s, func(c *client.Client, csr string) (v1.Certificate, error) {
-		return c.RegisterOperator(ctx, v1.OperatorRegistration{Name: q.Name, Role: q.Role, CSR: csr, Replace: q.Replace}, q.options()...)
+	return q.obtain(s, func(c *client.Client, sub subject) (v1.Certificate, error) {
+		return c.RegisterOperator(ctx, v1.OperatorRegistration{Name: q.Name, Role: q.Role, CSR: sub.csr, Replace: q.Replace}, q.options()...)
 	})
 }

@@ -19,8 +19,8 @@ import (
 
 // holder says which key the new certificate is for, and where the certificate goes.
 type holder struct {
-	KeyOut  string `name:"key-out" placeholder:"FILE" xor:"holder" required:"" help:"Make a P-256 key and write it there, for its owner alone."`
-	KeyIn   string `name:"key-in" placeholder:"FILE" xor:"holder" required:"" help:"Use this key, PEM, as a retry does."`
+	KeyOut  string `name:"key-out" placeholder:"FILE" xor:"holder" required:"" help:"Make a P-256 key and write it there, for its owner alone; or make it in the TPM, at a free handle: tpm:handle=0x81…."`
+	KeyIn   string `name:"key-in" placeholder:"FILE" xor:"holder" required:"" help:"Use this key, PEM or tpm:handle=0x81…, as a retry does."`
 	CSR     string `name:"csr" placeholder:"FILE" xor:"holder" required:"" help:"Use this certification request, PEM: its key stays where it is."`
 	CertOut string `name:"cert-out" placeholder:"FILE" help:"Write the certificate chain there, PEM, leaf first; required with a key or CSR."`
 }
@@ -30,11 +30,12 @@ type subject struct {
 	csr    string
 	public crypto.PublicKey
 	made   string // the file of the key or token that this run made
+	key    crypto.Signer
 	token  string // SHA-256 of the token, base64url, where there is no key yet
 }
 
 // prepare makes or reads the key. A new key is on disk before anybody is asked to certify it.
-func (h holder) prepare() (subject, error) {
+func (h holder) prepare(s *session) (subject, error) {
 	if h.CertOut == "" {
 		return subject{}, errors.New("--cert-out: required")
 	}
@@ -45,11 +46,14 @@ func (h holder) prepare() (subject, error) {
 	case h.CSR != "":
 		return readCSR(h.CSR)
 	case h.KeyIn != "":
-		key, err := readKey(h.KeyIn)
+		key, err := s.readKey(h.KeyIn)
 		if err != nil {
 			return subject{}, fmt.Errorf("--key-in: %w", err)
 		}
 		return request(key)
+	}
+	if inTPM(h.KeyOut) {
+		return s.makeInTPM(h.KeyOut)
 	}
 	if err := absent("--key-out", h.KeyOut); err != nil {
 		return subject{}, err
@@ -65,7 +69,7 @@ func (h holder) prepare() (subject, error) {
 
 func request(key crypto.Signer) (subject, error) {
 	csr, err := client.CSR(key)
-	return subject{csr: csr, public: key.Public()}, err
+	return subject{csr: csr, public: key.Public(), key: key}, err
 }
 
 func makeKey(path string) (crypto.Signer, error) {

@@ -122,12 +122,20 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 	if err != nil {
 		return nil, err
 	}
+	workloads, err := a.cfg.newWorkloads()
+	if err != nil {
+		return nil, err
+	}
+	tpms, err := a.cfg.newTPMs(now)
+	if err != nil {
+		return nil, err
+	}
 	limits := a.cfg.Limits.domain()
 	limits.OperatorTTL, limits.Heartbeat = operatorTTL, a.cfg.Revocation.Heartbeat
 	return delegation.New(ctx, delegation.Config{
 		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: engine, Resources: table,
 		Ready: a.monitor.ready, Provider: a.idps.available, Proofs: a.idps, Pseudonym: pseudonyms(indexKey), Clients: a.cfg.clients(),
-		Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
+		Workloads: workloads, TPM: tpms, Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
 	})
 }
 

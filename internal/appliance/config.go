@@ -51,7 +51,9 @@ type Config struct {
 	Limits            Limits             `yaml:"limits"`
 	Revocation        Revocation         `yaml:"revocation"`
 	Resources         []Resource         `yaml:"resources"`
-	Ceremony          ceremony.Config    `yaml:"ceremony"`
+	// Attestation says against what orchestrators prove themselves.
+	Attestation Attestation     `yaml:"attestation"`
+	Ceremony    ceremony.Config `yaml:"ceremony"`
 }
 
 // Names are the names of the HTTPS port.
@@ -175,6 +177,9 @@ type Limits struct {
 	Rekeys int `yaml:"rekeys"`
 	// RequireConfirmation refuses a spawn without the orchestrator's signed delegation. Sub-agents always need their parent's.
 	RequireConfirmation bool `yaml:"require_confirmation"`
+	// AttestationAge is how long an orchestrator's or a service's certificate can be renewed after the attestation or the
+	// registration that it goes back to (default 720h).
+	AttestationAge time.Duration `yaml:"attestation_age"`
 	// Memory is the heap size, in bytes, that the garbage collector defends (default 2 GiB): policy has no bound of its own.
 	Memory int64 `yaml:"memory"`
 	// Concurrency is the number of requests at a time (default 256).
@@ -244,8 +249,10 @@ func (c *Config) defaults() {
 	orElse(&c.Limits.GrantLife, 24*time.Hour)
 	orElse(&c.Limits.TaskAgents, 10_000)
 	orElse(&c.Limits.Rekeys, 512)
+	orElse(&c.Limits.AttestationAge, 30*24*time.Hour)
 	orElse(&c.Limits.Memory, 2<<30)
 	orElse(&c.Limits.Concurrency, 256)
+	c.Attestation.defaults(c.PublicURL)
 }
 
 // problems collects what is wrong, by field.
@@ -284,8 +291,10 @@ func (c *Config) check() error {
 	p.unless(c.Limits.TaskAgents >= 1 && c.Limits.TaskAgents <= 1_000_000, "limits.task_agents", "1 to 1000000")
 	p.unless(c.Limits.Rekeys >= 1 && c.Limits.Rekeys <= chain.MaxRekeys, "limits.rekeys", fmt.Sprintf("1 to %d", chain.MaxRekeys))
 	c.Limits.checkTypes(&p)
+	p.unless(within(c.Limits.AttestationAge, time.Minute, 365*24*time.Hour), "limits.attestation_age", "1m to 8760h")
 	p.unless(c.Limits.Memory >= 256<<20, "limits.memory", "at least 256 MiB")
 	p.unless(c.Limits.Concurrency > 0, "limits.concurrency", "at least 1")
+	c.Attestation.check(&p)
 	for i, r := range c.Resources {
 		_, err := chain.ParseScope(r.Scope)
 		p.unless(err == nil && r.Type != "" && r.ID != "" && r.Action != "", fmt.Sprintf("resources[%d]", i), "type, id, action and a valid scope are required")

@@ -33,7 +33,7 @@ var everything = []string{
 
 var table = []row{
 	{pattern: "cmd/signetd", imports: []string{"internal/appliance", "internal/dev"}},
-	{pattern: "cmd/signet", imports: []string{"client", "client/workload", "api/v1", "delegation/chain"}, never: noServer, noCgo: true},
+	{pattern: "cmd/signet", imports: []string{"client", "client/workload", "client/devid", "api/v1", "delegation/chain"}, never: noServer, noCgo: true},
 	{pattern: "cmd/signet-verify", imports: []string{"audit/bundle", "audit/record", "delegation/chain"}, never: noVerifier, noCgo: true},
 
 	{pattern: "hsm"},
@@ -61,9 +61,10 @@ var table = []row{
 	{pattern: "firmware-notes"},
 	{pattern: "softhsm-test", imports: append([]string{"internal/...", "client", "api/v1"}, everything...)},
 
-	{pattern: "delegation", imports: []string{"audit/record", "policy", "delegation/chain", "delegation/event"}, never: []string{opa, echo}},
+	{pattern: "delegation", imports: []string{"audit/record", "policy", "delegation/chain", "delegation/event", "delegation/workload"}, never: []string{opa, echo}},
 	{pattern: "delegation/chain", pure: true},
 	{pattern: "delegation/event", imports: []string{"delegation/chain"}, pure: true},
+	{pattern: "delegation/workload", pure: true},
 	{pattern: "delegation/evidence", imports: []string{"delegation/chain"}, pure: true},
 	{pattern: "delegation/consent", imports: []string{"delegation/chain", "delegation/evidence"}, never: []string{opa, echo}},
 
@@ -72,6 +73,7 @@ var table = []row{
 	{pattern: "store", imports: []string{"internal/durable"}},
 
 	{pattern: "client", imports: []string{"api/v1", "delegation/chain", "delegation/event"}, never: noServer, noCgo: true},
+	{pattern: "client/devid", imports: []string{"client", "api/v1", "tpm", "tpm/quote"}, never: noServer, noCgo: true},
 	{pattern: "client/...", imports: []string{"client", "api/v1", "delegation/chain"}, never: []string{badger, opa, pkcs11, crypto1}, noCgo: true},
 
 	{pattern: "web/..."},

@@ -12,6 +12,7 @@ import (
 const (
 	magicGenerated = 0xff544347 // TPM_GENERATED_VALUE
 	typeNV         = 0x8014     // TPM_ST_ATTEST_NV
+	typeCertify    = 0x8017     // TPM_ST_ATTEST_CERTIFY
 	typeQuote      = 0x8018     // TPM_ST_ATTEST_QUOTE
 )
 
@@ -36,6 +37,8 @@ type attest struct {
 	nvName   []byte // NV
 	offset   uint16 // NV
 	contents []byte // NV
+
+	certified []byte // certify: name of the object
 }
 
 // parseAttest reads the whole of data. Magic and type are left to check, so that a wrong one has an error of its own.
@@ -73,6 +76,9 @@ func (a *attest) readBody(s *cryptobyte.String) error {
 		ok = read2B(s, &a.pcrDigest)
 	case typeNV:
 		ok = read2B(s, &a.nvName) && s.ReadUint16(&a.offset) && read2B(s, &a.contents)
+	case typeCertify:
+		var qualified []byte // the object's place in its hierarchy: of no interest
+		ok = read2B(s, &a.certified) && read2B(s, &qualified)
 	default:
 		return nil // check reports the type
 	}
