@@ -79,7 +79,7 @@ func (c *call) wait() (time.Duration, error) {
 	if err != nil || n > maxWait {
 		return 0, invalid(codeBadParameter, "wait", "0 to "+strconv.Itoa(maxWait)+" seconds")
 	}
-	return time.Duration(n) * time.Second, nil //nolint:gosec // G115: at most maxWait
+	return time.Duration(n) * time.Second, nil
 }
 
 // place reads a place in the feed.

@@ -41,7 +41,7 @@ func (w *world) listen(r role, path string, header ...string) *reader {
 	p := w.as(r)
 	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, w.base+path, nil)
 	must(w.t, err)
-	for i := 0; i < len(header); i += 2 {
+	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
 	resp, err := p.http.Do(req)
@@ -237,7 +237,7 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 	w.runDomain()
 	req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), http.MethodGet, w.base+"/v1/revocations/stream", nil)
 	must(t, err)
-	resp, err := w.as(service).http.Do(req)
+	resp, err := w.as(service).http.Do(req) //nolint:bodyclose // by who reads it to the end below
 	must(t, err)
 	r := &reader{w: w, resp: resp, in: bufio.NewReader(resp.Body)}
 	r.heartbeat(0)

@@ -194,7 +194,7 @@ func (s *Service) number(fresh []*ending) []draft {
 	head, err := encode(feedState{Epoch: epoch, Seq: next + uint64(len(fresh)) - 1 + reserved})
 	for i, e := range fresh {
 		e.v = Revocation{
-			Seq: next + uint64(i), Kind: e.q.Kind, ID: e.q.ID, Reason: e.q.Reason, Time: s.cfg.Now().UTC(), Expires: e.what.expires(), //nolint:gosec // G115: an index
+			Seq: next + uint64(i), Kind: e.q.Kind, ID: e.q.ID, Reason: e.q.Reason, Time: s.cfg.Now().UTC(), Expires: e.what.expires(),
 		}
 		if e.err = err; err != nil {
 			continue

@@ -216,7 +216,11 @@ func (p *peers) speakSPIFFE(ctx context.Context, t *testing.T, source *workloada
 			_ = conn.Close()
 		}
 	}()
-	defer func() { _ = <-served }() // the listener was closed
+	defer func() {
+		if err := <-served; err == nil { // the listener was closed
+			t.Error("the server ended without a cause")
+		}
+	}()
 	defer ln.Close()
 	for id, want := range map[string]bool{p.child.issued.SPIFFEID: true, p.parent.issued.SPIFFEID: false} {
 		mode := spiffetls.MTLSClientWithSource(tlsconfig.AuthorizeID(spiffeid.RequireFromString(id)), source)

@@ -23,7 +23,7 @@ const MaxBytes = 8 << 10
 // The types of events: CAEP 1.0 §3.1 and §3.3, and our own.
 const (
 	SessionRevoked   = "https://schemas.openid.net/secevent/caep/event-type/session-revoked"
-	CredentialChange = "https://schemas.openid.net/secevent/caep/event-type/credential-change"
+	CredentialChange = "https://schemas.openid.net/secevent/caep/event-type/credential-change" //nolint:gosec // G101: a name, no credential
 	Heartbeat        = "https://github.com/signet-pki/signet/event-type/heartbeat"
 )
 
