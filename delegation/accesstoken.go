@@ -55,6 +55,9 @@ func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (To
 	if err := s.cfg.Ready(); err != nil {
 		return Token{}, notReady(err)
 	}
+	if err := s.presentKey(by); err != nil {
+		return Token{}, err
+	}
 	t, err := s.accessToken(by, q)
 	if err != nil {
 		return Token{}, err
@@ -78,6 +81,21 @@ func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (To
 		return Token{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", Err: err}
 	}
 	return Token{Compact: compact, NotAfter: t.Expiry, Scope: t.Scope, Position: pos}, nil
+}
+
+// presentKey refuses an agent that comes with a key which it replaced.
+func (s *Service) presentKey(by Caller) error {
+	st, ok, err := load[agentState](s.cfg.Log, keyAgent+by.ID.AgentID())
+	if err != nil {
+		return internal("read agent", err)
+	}
+	if !ok {
+		return refuse(Forbidden, "agent_unknown", "", "the log does not know this agent")
+	}
+	if st.superseded(spkiHash(by.Certs[0].RawSubjectPublicKeyInfo)) {
+		return errSuperseded()
+	}
+	return nil
 }
 
 // accessToken is what the agent may have of what it asks for.

@@ -140,6 +140,9 @@ func TestRekey(t *testing.T) {
 	if _, err := r.s.Delegate(t.Context(), r.auth(first), r.auth(first).ID.AgentID(), q); code(t, err) != "certificate_superseded" {
 		t.Errorf("a child of the old key: %v", err)
 	}
+	if _, err := r.s.IssueToken(t.Context(), r.auth(first), delegation.TokenRequest{}); code(t, err) != "certificate_superseded" {
+		t.Errorf("a token for the old key: %v", err)
+	}
 	after, _ := r.confirmed(second, task, chain.DelegationHash(jws), 1, end)
 	for name, tc := range map[string]struct {
 		leaf identity

@@ -25,7 +25,7 @@ func keysStay(t *testing.T, dir string) {
 	t.Setenv("SOFTHSM2_CONF", filepath.Join(devices, "softhsm2.conf"))
 	for label, want := range map[string][]string{
 		devkit.TokenRoot:    {"root"},
-		devkit.TokenIssuing: {"agent-ca-1", "agent-ca-2", "agent-ca-3", "agent-ca-4", "service-ca-1", "service-ca-2", "service-ca-3", "service-ca-4"},
+		devkit.TokenIssuing: {"agent-ca-1", "agent-ca-2", "agent-ca-3", "agent-ca-4", "service-ca-1", "service-ca-2", "service-ca-3", "service-ca-4", "jwt"},
 		devkit.TokenAudit:   {"audit"},
 	} {
 		text, err := os.ReadFile(devkit.PINFile(devices, label))
