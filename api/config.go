@@ -81,6 +81,7 @@ type Access interface {
 // Feed is the signed feed of revocations.
 type Feed interface {
 	Feed(after delegation.Cursor, limit int) delegation.FeedPage
+	PollFeed(by delegation.Caller, q delegation.FeedPoll) delegation.FeedPage
 }
 
 // Delegations is what users grant, and what is done under it.

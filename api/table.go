@@ -94,6 +94,9 @@ func accessRoutes() []route {
 		bytesOf("streamRevocations", http.MethodGet, "/v1/revocations/stream", orchestrator|service|staff, mediaEvents,
 			"The signed feed of revocations as server-sent events; Last-Event-ID or cursor resumes it", (*Server).stream).
 			query(cursorParam).with(func(r *route) { r.stream = true }),
+		take("pollRevocations", "/v1/revocations/poll", orchestrator|service|staff, http.StatusOK,
+			"The signed feed of revocations by polls (RFC 8936): acknowledge events, and get those that the caller has not", (*Server).pollEvents).
+			query(param{"wait", "seconds to wait for an event unless returnImmediately, at most 25, the default"}),
 	}
 }
 

@@ -117,7 +117,7 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 		Provider:  func(context.Context) error { return w.idp },
 		Proofs:    noProofs{},
 		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },
-		Clients:   map[string]string{issuerURL: "consent"}, Limits: limits, Now: time.Now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
+		Clients:   map[string]string{issuerURL: "consent"}, Limits: limits, Now: time.Now, Rand: rand.Reader, Logger: slog.New(slog.NewTextHandler(w.logged, nil)),
 	})
 	must(t, err)
 	w.trust = Trust{TrustDomain: testDomain, Roots: []*x509.Certificate{root}, Issuing: issuing, JWT: []*x509.Certificate{result.JWT.Leaf}, CRL: func(name string) ([]byte, error) {

@@ -155,6 +155,14 @@ func (c *Client) Revocations(ctx context.Context, cursor string) (v1.RevocationP
 	return get[v1.RevocationPage](ctx, c, "/v1/revocations?cursor="+url.QueryEscape(cursor))
 }
 
+// PollFeed acknowledges events of the revocation feed and gets those that were not (RFC 8936). It waits for one for half of
+// the client's timeout, unless q says otherwise. The tokens are not verified here, and there is no heartbeat: NewFeed knows
+// how fresh it is.
+func (c *Client) PollFeed(ctx context.Context, q v1.FeedPoll) (v1.FeedEvents, error) {
+	wait := min(25, int(c.http.Timeout.Seconds()/2))
+	return post[v1.FeedEvents](ctx, c, "/v1/revocations/poll?wait="+strconv.Itoa(wait), q, nil)
+}
+
 // Entry gives an entry of the log.
 func (c *Client) Entry(ctx context.Context, index uint64) (v1.Entry, error) {
 	return get[v1.Entry](ctx, c, "/v1/audit/entries/"+strconv.FormatUint(index, 10))

@@ -1,7 +1,6 @@
 package delegation
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -37,9 +36,12 @@ type feed struct {
 	heartbeat string
 	upTo      uint64 // what the heartbeat says
 	changed   chan struct{}
+	readers   readers
 }
 
-func newFeed(epoch uint64) *feed { return &feed{epoch: epoch, changed: make(chan struct{})} }
+func newFeed(epoch uint64) *feed {
+	return &feed{epoch: epoch, changed: make(chan struct{}), readers: readers{m: make(map[string]*acked)}}
+}
 
 // signWithin bounds one signature of the feed.
 const signWithin = 10 * time.Second
@@ -55,7 +57,7 @@ func (s *Service) Feed(after Cursor, limit int) FeedPage {
 	if after.Epoch != f.epoch {
 		after.Seq = 0
 	}
-	i, _ := slices.BinarySearchFunc(f.events, after.Seq+1, func(e SignedEvent, seq uint64) int { return cmp.Compare(e.Seq, seq) })
+	i, _ := slices.BinarySearchFunc(f.events, after.Seq+1, bySeq)
 	end := min(i+limit, len(f.events))
 	out := FeedPage{
 		Events: slices.Clip(f.events[i:end]), More: end < len(f.events), Next: Cursor{f.epoch, after.Seq}, Changed: f.changed,

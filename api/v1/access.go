@@ -106,3 +106,20 @@ type RevocationPage struct {
 	Revocations []Revocation `json:"revocations"`
 	NextCursor  string       `json:"next_cursor"` // ask with it for what comes later, also when nothing came now
 }
+
+// FeedPoll asks for events of the feed (RFC 8936 §2.2). The names are the standard's.
+type FeedPoll struct {
+	MaxEvents         *int64                `json:"maxEvents,omitempty"`         // at most so many; 0 only acknowledges; never more than 256
+	ReturnImmediately bool                  `json:"returnImmediately,omitempty"` // also when there is nothing
+	Ack               []string              `json:"ack,omitempty"`               // jti of what arrived
+	SetErrs           map[string]EventError `json:"setErrs,omitempty"`           // by jti, what the caller has no use for: it does not come again either
+}
+
+// MaxFeedAcks bounds Ack and SetErrs of one poll, together.
+const MaxFeedAcks = 1024
+
+// FeedEvents are the oldest events that the caller has not acknowledged (RFC 8936 §2.3).
+type FeedEvents struct {
+	Sets          map[string]string `json:"sets"` // by jti: Security Event Tokens
+	MoreAvailable bool              `json:"moreAvailable,omitempty"`
+}
