@@ -33,7 +33,7 @@ func (w *world) poll(p *person, body string) ([]string, bool) {
 		if event.Position(e.Epoch, e.Seq) != jti || e.Epoch != 1 || e.Kind == chain.RevUnknown {
 			w.t.Errorf("%s is %+v", jti, e)
 		}
-		seqs = append(seqs, int(e.Seq)) //nolint:gosec // G115: small
+		seqs = append(seqs, int(e.Seq))
 	}
 	slices.Sort(seqs)
 	ids := make([]string, len(seqs))

@@ -19,7 +19,7 @@ func seqs(events []SignedEvent) []uint64 {
 // Whatever is acknowledged in whatever order, while events come and are dropped: what is left is what a plain set says.
 func TestAcknowledgementsAgainstAPlainSet(t *testing.T) {
 	const seed = 8936
-	rnd := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // G404: a repeatable test
+	rnd := rand.New(rand.NewPCG(seed, seed))
 	for range 200 {
 		var a acked
 		var events []SignedEvent
