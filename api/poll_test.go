@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,6 +178,35 @@ func (plenty) PollFeed(_ delegation.Caller, q delegation.FeedPoll) delegation.Fe
 		out.Events = append(out.Events, delegation.SignedEvent{Seq: uint64(i + 1), SET: "x"})
 	}
 	return out
+}
+
+// busy is a feed whose first changes are heartbeats.
+type busy struct {
+	Domain
+	beats *atomic.Int32
+}
+
+func (b busy) PollFeed(delegation.Caller, delegation.FeedPoll) delegation.FeedPage {
+	out := delegation.FeedPage{Next: delegation.Cursor{Epoch: 1}}
+	if b.beats.Add(-1) < 0 {
+		out.Events = []delegation.SignedEvent{{Seq: 1, SET: "x"}}
+		return out
+	}
+	beat := make(chan struct{})
+	close(beat)
+	out.Changed = beat
+	return out
+}
+
+func TestHeartbeatsAnswerNoPoll(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		b := busy{c.Domain, new(atomic.Int32)}
+		b.beats.Store(5)
+		c.Domain = b
+	})
+	if a := decodeAs[v1.FeedEvents](w, w.do(service, "POST", pollPath, "{}"), 200); len(a.Sets) != 1 {
+		t.Errorf("%+v", a)
+	}
 }
 
 // Polls of one reader at the same time, each acknowledging what it got: nothing is lost, and nothing is left.

@@ -71,6 +71,7 @@ func TestAcknowledgementsAreBounded(t *testing.T) {
 	if fresh := a.take(events, 1, all[:1]); len(fresh) != 1 || a.upTo != maxAhead+1 || len(a.ahead) != 0 {
 		t.Fatalf("the gap is closed, and yet up to %d, %d ahead", a.upTo, len(a.ahead))
 	}
+	a = acked{}
 	slices.Reverse(all)
 	if a.take(events, 1, all); a.upTo != 2*maxAhead || len(a.ahead) != 0 {
 		t.Fatalf("up to %d, %d ahead", a.upTo, len(a.ahead))
