@@ -193,7 +193,11 @@ func (s *Service) agentMutations(by Caller, q SpawnRequest, l lineage, child cha
 	}
 	m = append(m, place, must(record.Absent, revKey(chain.RevCertificate, chain.Serial(by.Certs[0])),
 		refuse(Forbidden, chain.CodeCertificateRevoked, "", "the delegator's certificate is revoked")))
-	m = append(m, unrevoked(child)...)
+	stands, err := s.stands(child, l.task)
+	if err != nil {
+		return nil, err
+	}
+	m = append(m, stands...)
 	more, err := s.remember(by, q.Idempotency, q.SpawnID)
 	return append(m, more...), err
 }

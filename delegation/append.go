@@ -119,6 +119,17 @@ func unrevoked(d chain.Delegation) []record.Mutation {
 	return m
 }
 
+// stands are the checks, at the moment of commit, that what a new certificate rests on is as it was read: nothing of its
+// chain is revoked, and the orchestrator's registration is the one that the user consented to.
+func (s *Service) stands(d chain.Delegation, t *taskState) ([]record.Mutation, error) {
+	id, err := chain.ParseID(t.Orchestrator)
+	if err != nil {
+		return nil, internal("read task", err)
+	}
+	same, err := s.unchanged(id, t.Registration)
+	return append(unrevoked(d), same), err
+}
+
 // nameCaller notes who asked, where the envelope does not say it already.
 func nameCaller(env *record.Envelope, by Caller) {
 	set := func(p *string, v string) {

@@ -120,9 +120,13 @@ func (s *Service) redeem(ctx context.Context, q Enrollment, csr *chain.CSR) (Spa
 		enrol.Key, next.Enrol = hop.SPKIHash[:], &enrol
 		next.TBS, next.Delegation = p.TBS(), o.template.Delegation
 		value, err := encode(next)
+		if err != nil {
+			return nil, err
+		}
+		stands, err := s.stands(child, l.task)
 		return append([]record.Mutation{
 			replace(keyAgent+q.AgentID, raw, value, l.keep(), errTokenRaced), uniqueKey(hop.SPKIHash, q.AgentID, l.keep()),
-		}, unrevoked(child)...), err
+		}, stands...), err
 	}
 	issued, err := s.issue(ctx, o)
 	return Spawned{Issued: issued, AgentID: q.AgentID}, err

@@ -217,12 +217,16 @@ func (s *Service) rekeyMutations(cert *x509.Certificate, q RekeyRequest, l linea
 	if err != nil {
 		return nil, err
 	}
+	stands, err := s.stands(child, l.task)
+	if err != nil {
+		return nil, err
+	}
 	return append([]record.Mutation{
 		replace(keyAgent+q.AgentID, raw, value, l.keep(), errSuperseded()),
 		uniqueKey([32]byte(r.Key), q.AgentID, l.keep()),
 		{Key: linkKey(q.AgentID, r.Count), Value: link, Expires: l.keep()},
 		must(record.Absent, revKey(chain.RevCertificate, chain.Serial(cert)), refuse(Forbidden, chain.CodeCertificateRevoked, "", "the certificate is revoked")),
-	}, unrevoked(child)...), nil
+	}, stands...), nil
 }
 
 func linkKey(agent string, n int) string { return fmt.Sprintf("%s%s/%08d", keyLink, agent, n) }

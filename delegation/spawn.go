@@ -180,7 +180,11 @@ func (s *Service) orderAgain(id string, st *agentState, c certified) (order, err
 	if o.template.ID, err = chain.ParseID(st.SPIFFEID); err != nil {
 		return order{}, internal("read agent", err)
 	}
-	o.mutations = func(Prepared) ([]record.Mutation, error) { return unrevoked(d), nil }
+	t, err := s.task(st.TaskID)
+	if err != nil {
+		return order{}, err
+	}
+	o.mutations = func(Prepared) ([]record.Mutation, error) { return s.stands(d, t) }
 	return o, nil
 }
 

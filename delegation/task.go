@@ -105,6 +105,10 @@ func (s *Service) appendTask(ctx context.Context, by Caller, idem Idempotency, g
 	if err != nil {
 		return Position{}, err
 	}
+	same, err := s.unchanged(by.ID, t.Registration)
+	if err != nil {
+		return Position{}, err
+	}
 	env := record.Envelope{
 		Type: record.TypeTask, Task: t.ID, Grant: g.ID, Orchestrator: by.ID.Name(),
 		User: s.cfg.Pseudonym(g.User.Issuer, g.User.Subject),
@@ -114,6 +118,7 @@ func (s *Service) appendTask(ctx context.Context, by Caller, idem Idempotency, g
 		body:  record.TaskBody{TaskID: t.ID, GrantID: g.ID, Status: "open", Scope: t.Scope, NotAfter: t.NotAfter, MaxDepth: t.MaxDepth},
 		terms: termsOf(env),
 		mutations: append([]record.Mutation{
+			same,
 			create(keyTask+t.ID, value, g.NotAfter.Add(grace), refuse(Conflict, "grant_used", "grant_id", "the task of this grant was opened already")),
 			must(record.Absent, revKey(chain.RevTask, t.ID), refuse(Forbidden, chain.CodeTaskRevoked, "grant_id", "the grant's task is revoked")),
 		}, append(unrevokedGrant(g), more...)...),

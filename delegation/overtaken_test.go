@@ -1,0 +1,96 @@
+package delegation_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/delegation"
+)
+
+// before does something when the next entry of that type is on its way: after all checks, before the commit.
+func (l *hookLog) before(t *testing.T, typ record.Type, f func()) {
+	l.beforeAppend = func(e record.Entry) {
+		if typeOf(t, e) == typ {
+			l.beforeAppend = nil
+			f()
+		}
+	}
+}
+
+// What an operator takes from an orchestrator between the check and the commit gets nobody anything any more.
+func TestWorkOfARegistrationReplacedMeanwhile(t *testing.T) {
+	for name, do := range map[string]func(r *rig, log *hookLog, replaced func()) error{
+		"task": func(r *rig, log *hookLog, replaced func()) error {
+			by := r.auth(r.orchestrator("lab"))
+			g := r.grantFor(by, time.Hour)
+			r.approve(g.ID)
+			log.before(r.t, record.TypeTask, replaced)
+			_, err := r.s.OpenTask(r.t.Context(), by, delegation.TaskRequest{GrantID: g.ID})
+			return err
+		},
+		"spawn": func(r *rig, log *hookLog, replaced func()) error {
+			orch := r.orchestrator("lab")
+			task := r.task(orch)
+			log.before(r.t, record.TypeIssue, replaced)
+			_, err := r.s.Spawn(r.t.Context(), r.auth(orch), r.request(task, newKey(r.t)))
+			return err
+		},
+		"token": func(r *rig, log *hookLog, replaced func()) error {
+			orch := r.orchestrator("lab")
+			task := r.task(orch)
+			log.before(r.t, record.TypeEnrollment, replaced)
+			_, err := r.s.Spawn(r.t.Context(), r.auth(orch), r.tokenSpawn(task))
+			return err
+		},
+		"redemption": func(r *rig, log *hookLog, replaced func()) error {
+			orch := r.orchestrator("lab")
+			out := r.token(orch, r.task(orch))
+			log.before(r.t, record.TypeIssue, replaced)
+			_, err := r.enroll(out, newKey(r.t))
+			return err
+		},
+		"child": func(r *rig, log *hookLog, replaced func()) error {
+			orch := r.orchestrator("lab")
+			task := r.task(orch)
+			agent := r.spawn(orch, task)
+			log.before(r.t, record.TypeIssue, replaced)
+			_, err := r.child(agent, task)
+			return err
+		},
+		"re-key": func(r *rig, log *hookLog, replaced func()) error {
+			orch := r.orchestrator("lab")
+			agent := r.spawn(orch, r.task(orch))
+			log.before(r.t, record.TypeIssue, replaced)
+			_, err := r.rekey(agent, newKey(r.t))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			log := r.hooked()
+			replaced := func() {
+				r.register(delegation.Registration{Name: "lab", AgentTypes: []string{"research"}, Replace: true})
+			}
+			if err := do(r, log, replaced); err == nil || code(t, err) != "registration_changed" {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A certificate that was logged and never signed is not signed for a registration that is gone.
+func TestARetryAfterTheRegistrationWasReplaced(t *testing.T) {
+	r := newRig(t)
+	orch := r.orchestrator("lab")
+	out, key := r.token(orch, r.task(orch)), newKey(t)
+	r.certifier.failing = true
+	if _, err := r.enroll(out, key); code(t, err) != "signing_failed" {
+		t.Fatal(err)
+	}
+	r.certifier.failing = false
+	r.register(delegation.Registration{Name: "lab", AgentTypes: []string{"research"}, Replace: true})
+	if _, err := r.enroll(out, key); err == nil || code(t, err) != "registration_replaced" {
+		t.Error(err)
+	}
+}
