@@ -55,7 +55,8 @@ func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (To
 	if err := s.cfg.Ready(); err != nil {
 		return Token{}, notReady(err)
 	}
-	if err := s.presentKey(by); err != nil {
+	_, same, err := s.presentKey(by)
+	if err != nil {
 		return Token{}, err
 	}
 	t, err := s.accessToken(by, q)
@@ -70,7 +71,9 @@ func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (To
 	if err != nil {
 		return Token{}, internal("encode token", err)
 	}
-	pos, err := s.append(ctx, s.accessTokenDraft(by, t, claims, decision.Digest))
+	d := s.accessTokenDraft(by, t, claims, decision.Digest)
+	d.mutations = append(d.mutations, same)
+	pos, err := s.append(ctx, d)
 	if err != nil {
 		return Token{}, err
 	}
@@ -83,19 +86,26 @@ func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (To
 	return Token{Compact: compact, NotAfter: t.Expiry, Scope: t.Scope, Position: pos}, nil
 }
 
-// presentKey refuses an agent that comes with a key which it replaced.
-func (s *Service) presentKey(by Caller) error {
-	st, ok, err := load[agentState](s.cfg.Log, keyAgent+by.ID.AgentID())
+// presentKey refuses an agent that comes with a key which it replaced. It gives the check that this still holds at commit.
+func (s *Service) presentKey(by Caller) (*agentState, record.Mutation, error) {
+	var same record.Mutation
+	key := keyAgent + by.ID.AgentID()
+	raw, ok, err := s.cfg.Log.Get(key)
 	if err != nil {
-		return internal("read agent", err)
+		return nil, same, internal("read agent", err)
 	}
 	if !ok {
-		return refuse(Forbidden, "agent_unknown", "", "the log does not know this agent")
+		return nil, same, refuse(Forbidden, "agent_unknown", "", "the log does not know this agent")
+	}
+	st := new(agentState)
+	if err := json.Unmarshal(raw, st); err != nil {
+		return nil, same, internal("read agent", err)
 	}
 	if st.superseded(spkiHash(by.Certs[0].RawSubjectPublicKeyInfo)) {
-		return errSuperseded()
+		return nil, same, errSuperseded()
 	}
-	return nil
+	same = record.Mutation{Key: key, CheckOnly: true, Pre: record.Precondition{Op: record.Equal, Value: raw, Err: errSuperseded()}}
+	return st, same, nil
 }
 
 // accessToken is what the agent may have of what it asks for.

@@ -68,13 +68,11 @@ func (s *Service) fromAgent(by Caller, parentID string, q SpawnRequest) (lineage
 	if err != nil {
 		return lineage{}, err
 	}
-	st, ok, err := load[agentState](s.cfg.Log, keyAgent+parentID)
-	if err != nil || !ok {
-		return lineage{}, refuse(Forbidden, "parent_unknown", "id", "the log does not know this parent")
+	st, same, err := s.presentKey(by)
+	if err != nil {
+		return lineage{}, err
 	}
-	if st.superseded(spkiHash(by.Certs[0].RawSubjectPublicKeyInfo)) {
-		return lineage{}, errSuperseded()
-	}
+	l.holds = []record.Mutation{same}
 	l.by, l.parent, l.delegations, l.confirm = delegatorOf(by), *by.deleg, st.Delegations, true
 	return l, s.allowDeep(&l)
 }
@@ -197,7 +195,7 @@ func (s *Service) agentMutations(by Caller, q SpawnRequest, l lineage, child cha
 	if err != nil {
 		return nil, err
 	}
-	m = append(m, stands...)
+	m = append(append(m, stands...), l.holds...)
 	more, err := s.remember(by, q.Idempotency, q.SpawnID)
 	return append(m, more...), err
 }

@@ -94,3 +94,29 @@ func TestARetryAfterTheRegistrationWasReplaced(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Nothing more is issued to a key that its agent replaces between the check and the commit.
+func TestAKeyReplacedMeanwhile(t *testing.T) {
+	for typ, ask := range map[record.Type]func(r *rig, agent identity, task delegation.Task) error{
+		record.TypeToken: func(r *rig, agent identity, _ delegation.Task) error {
+			_, err := r.s.IssueToken(r.t.Context(), r.auth(agent), tokenRequest(r.t))
+			return err
+		},
+		record.TypeIssue: func(r *rig, agent identity, task delegation.Task) error {
+			_, err := r.child(agent, task)
+			return err
+		},
+	} {
+		t.Run(string(typ), func(t *testing.T) {
+			r, agent, task := tokenRig(t)
+			r.hooked().before(t, typ, func() {
+				if _, err := r.rekey(agent, newKey(t)); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := ask(r, agent, task); err == nil || code(t, err) != "certificate_superseded" {
+				t.Error(err)
+			}
+		})
+	}
+}

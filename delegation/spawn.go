@@ -30,8 +30,9 @@ type lineage struct {
 	types       []string         // agent types that may be spawned
 	maxTTL      time.Duration
 	byType      func(agentType string) TypeLimit
-	confirm     bool   // a delegator's JWS is required
-	attestation string // of the orchestrator
+	confirm     bool              // a delegator's JWS is required
+	attestation string            // of the orchestrator
+	holds       []record.Mutation // asked again at commit: the parent has the key that it came with
 }
 
 // delegator is who spawns: the orchestrator, or an agent.
