@@ -219,7 +219,11 @@ func (s *Service) activate(ctx context.Context, pending *grantState, raw []byte,
 		return err
 	}
 	d := s.grantDraft(&g, a, replace(keyGrant+g.ID, raw, value, g.NotAfter.Add(grace), errNotPending()))
-	d.mutations = append(d.mutations, unrevokedGrant(&g)...)
+	present, err := s.signedIn(d.env.User, a.SignedIn)
+	if err != nil {
+		return err
+	}
+	d.mutations = append(append(d.mutations, unrevokedGrant(&g)...), present)
 	d.mutations = append(d.mutations, record.Mutation{Key: givenKey(d.env.User, g.ID), Value: []byte(g.ID), Expires: g.NotAfter.Add(grace)})
 	if a.Type == chain.WebAuthn {
 		d.mutations = append(d.mutations, must(record.Present, credentialOf(d.env.User, a.Credential),

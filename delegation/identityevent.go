@@ -3,6 +3,7 @@ package delegation
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"time"
 
 	"github.com/signet-pki/signet/audit/record"
@@ -39,38 +40,82 @@ func (s *Service) receiveEvent(ctx context.Context, set string) error {
 		return err
 	}
 	key := keyEvent + hex.EncodeToString(e.ID[:])
-	if _, seen, err := s.cfg.Log.Get(key); err != nil {
+	state, seen, err := s.cfg.Log.Get(key)
+	if err != nil {
 		return internal("read event", err)
-	} else if seen {
+	}
+	if seen && (string(state) == eventDone || !e.Counts) {
 		return nil
 	}
-	if e.Counts {
-		// Before the event is remembered: if this fails, or the appliance does, the provider sends it again.
-		if _, err := s.RevokeUserGrants(ctx, e.User, "identity provider: "+short(e.Type)); err != nil {
-			return AsError(err)
+	if !seen {
+		// Before the grants are looked for: one that is approved meanwhile is either among them or refused.
+		if err := s.remembered(ctx, e, key); err != nil {
+			return err
 		}
 	}
-	return s.remembered(ctx, e, key)
+	if !e.Counts {
+		return nil
+	}
+	if _, err := s.RevokeUserGrants(ctx, e.User, "identity provider: "+short(e.Type)); err != nil {
+		return AsError(err)
+	}
+	// If this is lost, or what is above failed, the provider sends the event again, and it is acted on again.
+	return s.put(ctx, []record.Mutation{{Key: key, Value: []byte(eventDone), Expires: e.Expires.Add(grace)}})
 }
 
-// remembered records the event, with the state that lets it pass a second time.
+// What is known of an event that counts: it is recorded, and then acted on.
+const eventBegun, eventDone = "begun", "done"
+
+// endedLife is longer than any proof of a sign-in is taken.
+const endedLife = 24 * time.Hour
+
+// remembered records the event. One that counts ends at the same moment what the user's sign-ins until then are good for.
 func (s *Service) remembered(ctx context.Context, e IdentityEvent, key string) error {
 	env := record.Envelope{Type: record.TypeAdmin, User: s.cfg.Pseudonym(e.User.Issuer, e.User.Subject)}
 	known := refuse(Conflict, "event_known", "", "this event was received before")
 	effect := "none"
+	m := []record.Mutation{create(key, []byte(eventBegun), e.Expires.Add(grace), known)}
 	if e.Counts {
 		effect = "grants revoked"
+		now := s.cfg.Now().UTC()
+		value, err := encode(endedState{Time: now, Event: e.ID[:]})
+		if err != nil {
+			return err
+		}
+		m = append(m, record.Mutation{Key: keyEnded + env.User, Value: value, Expires: now.Add(endedLife)})
 	}
 	_, err := s.appendFirmly(ctx, draft{
 		env: env, terms: termsOf(env),
 		body:      record.AdminBody{Action: "event." + short(e.Type), Target: hex.EncodeToString(e.ID[:]), Detail: map[string]string{"effect": effect}},
 		payload:   record.RevokePayload{Issuer: e.User.Issuer, Subject: e.User.Subject},
-		mutations: []record.Mutation{create(key, []byte{1}, e.Expires.Add(grace), known)},
+		mutations: m,
 	})
 	if err != nil && AsError(err).Code == known.Code {
 		return nil // another request was faster with the same event
 	}
 	return err
+}
+
+// signedIn refuses a proof that rests on a sign-in which the provider has ended since, and gives the check that at commit
+// it has ended none. Tokens count seconds, so one of the very second of the event passes.
+func (s *Service) signedIn(user string, at time.Time) (record.Mutation, error) {
+	ended := refuse(Forbidden, "session_ended", "", "the identity provider has ended the user's session since; sign in again")
+	key := keyEnded + user
+	raw, ok, err := s.cfg.Log.Get(key)
+	if err != nil {
+		return record.Mutation{}, internal("read sessions", err)
+	}
+	if !ok {
+		return must(record.Absent, key, ended), nil
+	}
+	var st endedState
+	if err := json.Unmarshal(raw, &st); err != nil {
+		return record.Mutation{}, internal("read sessions", err)
+	}
+	if !at.IsZero() && at.Before(st.Time.Truncate(time.Second)) {
+		return record.Mutation{}, ended
+	}
+	return record.Mutation{Key: key, CheckOnly: true, Pre: record.Precondition{Op: record.Equal, Value: raw, Err: ended}}, nil
 }
 
 // short is the last part of an event's URI.

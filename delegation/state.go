@@ -30,6 +30,7 @@ const (
 	keyCredential   = "cred/"   // cred/<SHA-256 of the id>: a user's authenticator
 	keyCredentialOf = "credof/" // credof/<pseudonym>/<SHA-256 of the id>
 	keyEvent        = "event/"  // event/<SHA-256>: an identity provider's event that was received
+	keyEnded        = "ended/"  // ended/<pseudonym>: when the user's identity provider last ended their sessions
 	keyRevoked      = "rev/"    // rev/<kind>/<id>
 	keyFeed         = "feed/head"
 	keySerial       = "serial/" // serial/<serial>: until when the certificate is valid
@@ -172,6 +173,12 @@ type linkState struct {
 	JWS string `json:"jws"`
 	Key []byte `json:"key"` // SPKI that it verifies with
 	To  []byte `json:"to"`  // SHA-256 of the SPKI that it leads to
+}
+
+// endedState is when an identity provider's event last ended a user's sessions.
+type endedState struct {
+	Time  time.Time `json:"time"`
+	Event []byte    `json:"event"` // its id: no two are the same
 }
 
 // idemState is the outcome that a retry gets.

@@ -154,6 +154,8 @@ type Approval struct {
 	Evidence   []byte // exact bytes of the evidence file
 	Credential []byte // webauthn: the id of the authenticator, which must still be the user's
 	Once       *Once  // nil: the proof is bound to this grant by itself
+	// SignedIn is when the identity provider vouched for the user; zero where it did not.
+	SignedIn time.Time
 }
 
 // TaskRequest opens the task of a grant.

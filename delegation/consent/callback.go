@@ -116,7 +116,7 @@ func (h *Handler) confirm(ctx context.Context, w http.ResponseWriter, f flow, id
 
 func (id *identity) approval(kind chain.ConsentType, document, file []byte) Approval {
 	return Approval{
-		Type: kind, User: id.user, Roles: id.roles, Groups: id.groups, ACR: id.acr, AMR: id.amr, AuthTime: id.authTime,
+		Type: kind, User: id.user, Roles: id.roles, Groups: id.groups, ACR: id.acr, AMR: id.amr, AuthTime: id.authTime, SignedIn: id.issued,
 		Document: document, Evidence: file, EvidenceHash: sha256.Sum256(file),
 	}
 }

@@ -59,6 +59,8 @@ type Approval struct {
 	EvidenceHash  [32]byte // SHA-256 of Evidence
 	Credential    []byte   // webauthn: the id of the credential that signed
 	Once          *Once    // token_exchange
+	// SignedIn is when the provider's token was issued; zero for a signature by the user's certificate, which needs none.
+	SignedIn time.Time
 }
 
 // Once names a token that may be exchanged for one grant alone: SHA-256 of its issuer and jti.

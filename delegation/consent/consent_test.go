@@ -87,7 +87,7 @@ func checkApproval(t *testing.T, w *world, a consent.Approval) {
 	t.Helper()
 	if a.User != (consent.User{Issuer: w.url + "/idp", Subject: "physician-7f3a"}) ||
 		!slices.Equal(a.Roles, []string{"physician", "analyst"}) || !slices.Equal(a.Groups, []string{"cardiology"}) ||
-		a.ACR != idp.ACR || !slices.Equal(a.AMR, []string{idp.AMR}) || time.Since(a.AuthTime) > time.Minute {
+		a.ACR != idp.ACR || !slices.Equal(a.AMR, []string{idp.AMR}) || time.Since(a.AuthTime) > time.Minute || time.Since(a.SignedIn) > time.Minute {
 		t.Errorf("approval %+v", a)
 	}
 	if a.EvidenceHash != sha256.Sum256(a.Evidence) {

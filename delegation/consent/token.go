@@ -33,6 +33,7 @@ type identity struct {
 	acr           string
 	amr           []string
 	authTime      time.Time // zero: not told
+	issued        time.Time // of the token
 	raw           string
 	key           json.RawMessage // the JWK that verified it, as served
 }
@@ -161,7 +162,7 @@ func (p *Provider) identify(token *oidc.IDToken, c claims, raw string, key json.
 	}
 	id := &identity{
 		user: User{Issuer: token.Issuer, Subject: token.Subject}, roles: roles, groups: groups,
-		acr: c.ACR, amr: c.AMR, raw: raw, key: key,
+		acr: c.ACR, amr: c.AMR, issued: token.IssuedAt, raw: raw, key: key,
 	}
 	if c.AuthTime != nil {
 		id.authTime = time.Unix(*c.AuthTime, 0).UTC()

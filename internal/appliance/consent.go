@@ -172,7 +172,7 @@ func approval(a consent.Approval) delegation.Approval {
 			Issuer: a.User.Issuer, Subject: a.User.Subject, Roles: a.Roles, Groups: a.Groups,
 			ACR: a.ACR, AMR: a.AMR, AuthTime: a.AuthTime,
 		},
-		Document: a.Document, Evidence: a.Evidence, Credential: a.Credential,
+		Document: a.Document, Evidence: a.Evidence, Credential: a.Credential, SignedIn: a.SignedIn,
 	}
 	if a.Once != nil {
 		out.Once = &delegation.Once{Hash: a.Once.Hash, Expires: a.Once.Expires}
