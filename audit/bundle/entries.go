@@ -40,6 +40,7 @@ type fact struct {
 	failed uint64 // issue_failed, issue_unknown: the issue entry
 	issue  issueFact
 	grant  grantFact
+	enrol  enrolFact
 }
 
 // entries goes once through all chunks: a window of them in parallel, then what needs their order.
@@ -241,6 +242,8 @@ func factOf(env record.Envelope) (f fact, err error) {
 		}
 	case record.TypeGrant:
 		f.grant, err = grantOf(env)
+	case record.TypeEnrollment:
+		f.enrol, err = enrolOf(env)
 	case record.TypeCeremony:
 	default:
 		return fact{}, nil

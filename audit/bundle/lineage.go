@@ -102,6 +102,9 @@ func (v *verifier) descends(index uint64, env *record.Envelope, body *record.Iss
 	if body.Rekey != nil {
 		errs = append(errs, v.before(index, body))
 	}
+	if body.EnrollmentHash != "" {
+		errs = append(errs, v.redeems(index, env, body))
+	}
 	return errors.Join(errs...)
 }
 

@@ -56,7 +56,81 @@ func (w *world) enrolled(d chain.Delegation, n int, by *ecdsa.PrivateKey, parent
 	})
 	must(t, err)
 	sum := sha256.Sum256([]byte(redeemed))
+	w.token(d, n, token, end)
+	if redeemed != "token" {
+		w.token(d, n, sum, end)
+	}
 	return w.issueAs(d, &key.PublicKey, jws, "", func(b *record.IssueBody) { b.EnrollmentHash = hex.EncodeToString(sum[:]) })
+}
+
+// token records a token for the agent at the end of d, which has no key yet.
+func (w *world) token(d chain.Delegation, n int, token [32]byte, expires time.Time) {
+	hops := hopBodies(d)
+	hops[len(hops)-1].SPKIHash = ""
+	w.add(record.TypeEnrollment, record.Envelope{Task: chain.FormatUUID(d.TaskID), Agent: id(n)}, record.EnrollmentBody{
+		SpawnID: id(n), SPIFFEID: d.Hops[len(d.Hops)-1].ID, TokenHash: hex.EncodeToString(token[:]), Expires: expires, Hops: hops,
+	}, nil)
+}
+
+// redeem issues an agent of the orchestrator's for a token, without any delegator's signature, after before was recorded.
+func (w *world) redeem(p *physician, before func(d chain.Delegation, token [32]byte)) uint64 {
+	t := w.t
+	key, token := newKey(t), sha256.Sum256([]byte("token"))
+	spiffeID, err := chain.AgentID(domain, "research", id(0x120))
+	must(t, err)
+	d := p.agent
+	d.Hops = slices.Clone(d.Hops[:1])
+	d, err = d.Extend(chain.Hop{
+		ID: spiffeID.String(), SPKIHash: sha256.Sum256(spki(t, &key.PublicKey)), Scope: scope(t, "database:read:patients"),
+		NotAfter: w.now.Add(time.Minute).Truncate(time.Second), MaxDepth: 1,
+	})
+	must(t, err)
+	before(d, token)
+	return w.issueAs(d, &key.PublicKey, "", "", func(b *record.IssueBody) { b.EnrollmentHash = hex.EncodeToString(token[:]) })
+}
+
+// TestRedeemedTokens: what was redeemed must have been recorded as it was redeemed, by the hop it was made for, and in time.
+func TestRedeemedTokens(t *testing.T) {
+	for name, tc := range map[string]struct {
+		before func(w *world, d chain.Delegation, token [32]byte)
+		want   string
+	}{
+		"as recorded":    {func(w *world, d chain.Delegation, token [32]byte) { w.token(d, 0x120, token, w.now.Add(time.Minute)) }, ""},
+		"never recorded": {func(*world, chain.Delegation, [32]byte) {}, "no earlier entry records its token"},
+		"with more scope": {func(w *world, d chain.Delegation, token [32]byte) {
+			d.Hops = slices.Clone(d.Hops)
+			d.Hops[1].Scope = scope(w.t, "database:read:beds")
+			w.token(d, 0x120, token, w.now.Add(time.Minute))
+		}, "its chain is not the one"},
+		"of another agent": {func(w *world, d chain.Delegation, token [32]byte) {
+			d.Hops = slices.Clone(d.Hops)
+			d.Hops[1].ID = strings.Replace(d.Hops[1].ID, id(0x120), id(0x121), 1)
+			w.token(d, 0x121, token, w.now.Add(time.Minute))
+		}, "no earlier entry records its token"},
+		"too late": {func(w *world, d chain.Delegation, token [32]byte) {
+			w.token(d, 0x120, token, w.now.Add(-2*time.Minute))
+		}, "after its token had expired"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, newSoftTPM(t))
+			index := w.redeem(w.play(0x100), func(d chain.Delegation, token [32]byte) { tc.before(w, d, token) })
+			w.seal()
+			r := verify(t, written(t, w), bundle.Options{})
+			if tc.want == "" {
+				if !r.Valid {
+					show(t, r)
+					t.Error("a good log is not valid")
+				}
+				return
+			}
+			wantFinding(t, r, expected{bundle.CheckDelegation, int64(index), "entries/0.jsonl", ""})
+			told := func(c bundle.Check) bool { return strings.Contains(c.Detail, tc.want) }
+			if r.Valid || !slices.ContainsFunc(r.Failed(), told) {
+				show(t, r)
+				t.Error("valid, or another finding")
+			}
+		})
+	}
 }
 
 // saga is a log with two re-keys, children of the old and the new key, and a token.

@@ -119,6 +119,17 @@ func (w *world) spawn(d chain.Delegation, n int, by, key *ecdsa.PrivateKey, pare
 	return w.issueAgent(d, &key.PublicKey, jws), d
 }
 
+func hopBodies(d chain.Delegation) (out []record.HopBody) {
+	for _, h := range d.Hops {
+		hop := record.HopBody{ID: h.ID, SPKIHash: hex.EncodeToString(h.SPKIHash[:]), Scope: h.Scope.Strings(), NotAfter: h.NotAfter, MaxDepth: h.MaxDepth}
+		if h.Confirmation != nil {
+			hop.Confirmation = hex.EncodeToString(h.Confirmation[:])
+		}
+		out = append(out, hop)
+	}
+	return out
+}
+
 func (w *world) issueAgent(d chain.Delegation, key *ecdsa.PublicKey, jws string) uint64 {
 	return w.issueAs(d, key, jws, "", func(*record.IssueBody) {})
 }
@@ -140,13 +151,7 @@ func (w *world) issueAs(d chain.Delegation, key *ecdsa.PublicKey, jws, link stri
 	must(t, err)
 	body := issueBody(cert, w.agentCA, "agent", last.ID)
 	body.ConsentType, body.EvidenceHash = d.Grant.Consent.String(), hex.EncodeToString(d.Grant.EvidenceHash[:])
-	for _, h := range d.Hops {
-		hop := record.HopBody{ID: h.ID, SPKIHash: hex.EncodeToString(h.SPKIHash[:]), Scope: h.Scope.Strings(), NotAfter: h.NotAfter, MaxDepth: h.MaxDepth}
-		if h.Confirmation != nil {
-			hop.Confirmation = hex.EncodeToString(h.Confirmation[:])
-		}
-		body.Hops = append(body.Hops, hop)
-	}
+	body.Hops = hopBodies(d)
 	change(&body)
 	index := w.add(record.TypeIssue, record.Envelope{Grant: chain.FormatUUID(d.Grant.GrantID), Task: chain.FormatUUID(d.TaskID)}, body,
 		record.IssuePayload{Delegation: extension, JWS: jws, Link: link, Issuer: issuer, Subject: subject})

@@ -80,6 +80,7 @@ type verifier struct {
 	signed  map[hash]uint64     // the issue entry of a delegation, by its hash
 	devices map[string][]uint64 // device entries by event, ascending
 	grants  map[string]*grantFact
+	tokens  map[enrolled]enrolFact
 	notes   []sealNote
 	cited   map[string]bool // policy digests
 	cache   cache
@@ -97,6 +98,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	}
 	v.failed, v.keys, v.agents, v.signed = map[uint64]bool{}, map[hash]bearer{}, map[string]hash{}, map[hash]uint64{}
 	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
+	v.tokens = map[enrolled]enrolFact{}
 	if err := v.files.manifest(ctx, v.tally, v.opts.Parallel); err != nil {
 		return err
 	}
@@ -199,6 +201,8 @@ func (v *verifier) note(f *fact) {
 		v.noteIssue(f)
 	case record.TypeGrant:
 		v.noteGrant(f)
+	case record.TypeEnrollment:
+		v.noteEnrollment(f)
 	}
 }
 
