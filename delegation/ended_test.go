@@ -1,7 +1,10 @@
 package delegation_test
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +81,40 @@ func TestAnEventIsRepeatedUntilItIsDone(t *testing.T) {
 	}
 	log.beforeAppend = nil
 	log.fail = nil
+	if err := r.ended(1); err != nil {
+		t.Fatal(err)
+	}
+	if g, err := r.s.Grant(r.auth(orch), task.GrantID); err != nil || g.Status != delegation.GrantRevoked {
+		t.Errorf("%s %v", g.Status, err)
+	}
+}
+
+// However many grants a user gave: those past what is listed at a time are ended too.
+func TestEveryGrantOfAUserEnds(t *testing.T) {
+	r := newRig(t)
+	orch := r.orchestrator("lab")
+	task := r.task(orch)
+	// Earlier ones, in the log's state: ids grow with time, so these are listed first.
+	raw, _, err := r.log.Get("grant/" + task.GrantID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := ""
+	for _, e := range r.log.entries {
+		for _, m := range e.Mutations {
+			if strings.HasPrefix(m.Key, "given/") {
+				given = strings.TrimSuffix(m.Key, task.GrantID)
+			}
+		}
+	}
+	old := bytes.Replace(raw, []byte(`"status":"active"`), []byte(`"status":"expired"`), 1)
+	for i := range 10_000 {
+		id := fmt.Sprintf("00000000-0000-7000-8000-%012x", i)
+		r.log.apply([]record.Mutation{
+			{Key: given + id, Value: []byte(id)},
+			{Key: "grant/" + id, Value: bytes.Replace(old, []byte(task.GrantID), []byte(id), 1)},
+		})
+	}
 	if err := r.ended(1); err != nil {
 		t.Fatal(err)
 	}

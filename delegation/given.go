@@ -11,14 +11,20 @@ import (
 // givenKey is the projection's key of a grant that a user gave; it goes when the grant does.
 func givenKey(pseudonym, grantID string) string { return keyGiven + pseudonym + "/" + grantID }
 
-// maxGiven bounds how many grants of one user are listed.
+// maxGiven bounds how many grants of one user are listed at a time.
 const maxGiven = 10_000
 
 // GrantsOf lists the grants that a user gave and that are not long over, oldest first: ids grow with time.
 func (s *Service) GrantsOf(ctx context.Context, u chain.User) ([]Grant, error) {
+	out, _, err := s.grantsAfter(ctx, u, "")
+	return out, err
+}
+
+// grantsAfter lists a page of them, and gives the place of the next one: "" if this was the last.
+func (s *Service) grantsAfter(ctx context.Context, u chain.User, after string) (out []Grant, next string, err error) {
 	prefix := givenKey(s.cfg.Pseudonym(u.Issuer, u.Subject), "")
-	var out []Grant
-	err := s.cfg.Log.Scan(ctx, prefix, "", maxGiven, func(key string, _ []byte) error {
+	err = s.cfg.Log.Scan(ctx, prefix, after, maxGiven, func(key string, _ []byte) error {
+		next = key
 		g, err := s.grant(strings.TrimPrefix(key, prefix))
 		if err != nil {
 			return err
@@ -31,9 +37,12 @@ func (s *Service) GrantsOf(ctx context.Context, u chain.User) ([]Grant, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, AsError(err)
+		return nil, "", AsError(err)
 	}
-	return out, nil
+	if len(out) < maxGiven {
+		next = ""
+	}
+	return out, next, nil
 }
 
 // RevokeUserGrants ends all present grants of a user, and does not bar later ones. It is the user's own act, or that of
@@ -43,24 +52,28 @@ func (s *Service) RevokeUserGrants(ctx context.Context, u chain.User, reason str
 	if len(reason) > maxReason {
 		return nil, refuse(Invalid, "bad_request", "reason", "at most 256 bytes")
 	}
-	grants, err := s.GrantsOf(ctx, u)
-	if err != nil {
-		return nil, err
-	}
 	var out []Revocation
 	var failed []error
-	for _, g := range grants {
-		if g.Status != GrantActive {
-			continue
-		}
-		v, err := s.RevokeUserGrant(ctx, u, g.ID, reason)
+	for after := ""; ; {
+		grants, next, err := s.grantsAfter(ctx, u, after)
 		if err != nil {
-			failed = append(failed, err)
-			continue
+			return out, errors.Join(append(failed, err)...)
 		}
-		out = append(out, v)
+		for _, g := range grants {
+			if g.Status != GrantActive {
+				continue
+			}
+			v, err := s.RevokeUserGrant(ctx, u, g.ID, reason)
+			if err != nil {
+				failed = append(failed, err)
+				continue
+			}
+			out = append(out, v)
+		}
+		if after = next; after == "" {
+			return out, errors.Join(failed...)
+		}
 	}
-	return out, errors.Join(failed...)
 }
 
 // RevokeUserGrant ends one grant of a user, likewise. To others than who gave it the grant does not exist.
