@@ -1,6 +1,7 @@
 package delegation_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -118,5 +119,39 @@ func TestAKeyReplacedMeanwhile(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// Envelopes are never erased: what a caller writes where an id belongs does not get there, nor keeps its refusal out.
+func TestRefusalsHoldNoNonsense(t *testing.T) {
+	r := newRig(t)
+	by := r.auth(r.orchestrator("lab"))
+	for name, ask := range map[string]func(id string) error{
+		"spawn": func(id string) error {
+			_, err := r.s.Spawn(t.Context(), by, delegation.SpawnRequest{SpawnID: r.newID(), TaskID: id})
+			return err
+		},
+		"child": func(id string) error {
+			_, err := r.s.Delegate(t.Context(), by, r.newID(), delegation.SpawnRequest{SpawnID: r.newID(), TaskID: id})
+			return err
+		},
+		"task": func(id string) error {
+			_, err := r.s.OpenTask(t.Context(), by, delegation.TaskRequest{GrantID: id})
+			return err
+		},
+		"completion": func(id string) error {
+			_, err := r.s.CompleteTask(t.Context(), by, id)
+			return err
+		},
+	} {
+		for _, id := range []string{"physician-1 of https://idp.example", strings.Repeat("x", 2000)} {
+			denied := r.log.count(record.TypeDeny)
+			if err := ask(id); err == nil {
+				t.Errorf("%s: nothing refused", name)
+			}
+			if e := r.log.last(t); e.Task+e.Grant != "" || r.log.count(record.TypeDeny) != denied+1 {
+				t.Errorf("%s: task %.40q, grant %.40q, %d entries", name, e.Task, e.Grant, r.log.count(record.TypeDeny)-denied)
+			}
+		}
 	}
 }

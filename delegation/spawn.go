@@ -49,7 +49,7 @@ func delegatorOf(by Caller) delegator {
 func (s *Service) Spawn(ctx context.Context, by Caller, q SpawnRequest) (Spawned, error) {
 	out, err := s.spawn(ctx, by, q, s.fromOrchestrator)
 	if err != nil {
-		return Spawned{}, s.denied(ctx, "agent.spawn", by, record.Envelope{Task: q.TaskID, Agent: uuidOrNone(q.SpawnID)}, err)
+		return Spawned{}, s.denied(ctx, "agent.spawn", by, record.Envelope{Task: uuidOrNone(q.TaskID), Agent: uuidOrNone(q.SpawnID)}, err)
 	}
 	return out, nil
 }
@@ -59,7 +59,7 @@ func (s *Service) Delegate(ctx context.Context, by Caller, parentID string, q Sp
 	from := func(by Caller, q SpawnRequest) (lineage, error) { return s.fromAgent(by, parentID, q) }
 	out, err := s.spawn(ctx, by, q, from)
 	if err != nil {
-		about := record.Envelope{Task: q.TaskID, Agent: uuidOrNone(q.SpawnID), Parent: uuidOrNone(parentID)}
+		about := record.Envelope{Task: uuidOrNone(q.TaskID), Agent: uuidOrNone(q.SpawnID), Parent: uuidOrNone(parentID)}
 		return Spawned{}, s.denied(ctx, "agent.delegate", by, about, err)
 	}
 	return out, nil

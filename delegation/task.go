@@ -12,7 +12,7 @@ import (
 func (s *Service) OpenTask(ctx context.Context, by Caller, q TaskRequest) (Task, error) {
 	t, err := s.openTask(ctx, by, q)
 	if err != nil {
-		return Task{}, s.denied(ctx, "task.open", by, record.Envelope{Grant: q.GrantID}, err)
+		return Task{}, s.denied(ctx, "task.open", by, record.Envelope{Grant: uuidOrNone(q.GrantID)}, err)
 	}
 	return t, nil
 }
@@ -129,7 +129,7 @@ func (s *Service) appendTask(ctx context.Context, by Caller, idem Idempotency, g
 func (s *Service) CompleteTask(ctx context.Context, by Caller, id string) (Task, error) {
 	out, err := s.completeTask(ctx, by, id)
 	if err != nil {
-		return Task{}, s.denied(ctx, "task.complete", by, record.Envelope{Task: id}, err)
+		return Task{}, s.denied(ctx, "task.complete", by, record.Envelope{Task: uuidOrNone(id)}, err)
 	}
 	return out, nil
 }
