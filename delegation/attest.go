@@ -129,6 +129,7 @@ func (s *Service) issueAttested(ctx context.Context, id chain.ID, reg *identityS
 		env:       record.Envelope{Orchestrator: a.Name},
 		body:      record.IssueBody{Attestation: a.Method, Proof: p.body},
 		payload:   p.payload,
+		until:     s.cfg.Now().Add(s.cfg.Limits.AttestationAge),
 		mutations: func(c Prepared) ([]record.Mutation, error) { return []record.Mutation{still, held(id, c)}, nil },
 	}
 	if p.done != nil {

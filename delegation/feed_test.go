@@ -148,7 +148,7 @@ func TestRevocationsAreDroppedInTheirTime(t *testing.T) {
 			id  string
 			end time.Time
 		}{
-			chain.RevCertificate:  {chain.Serial(orch.certs[0]), orch.certs[0].NotAfter},
+			chain.RevCertificate:  {chain.Serial(orch.certs[0]), r.clock.Add(30 * 24 * time.Hour)}, // what it can be renewed to
 			chain.RevAgent:        {id, grantEnd},
 			chain.RevSubtree:      {id, grantEnd},
 			chain.RevTask:         {task.ID, grantEnd},
@@ -177,7 +177,7 @@ func TestRevocationsAreDroppedInTheirTime(t *testing.T) {
 		r.skew.Store(int64(2 * time.Hour))
 		time.Sleep(2 * time.Minute) // of the bubble's clock
 		synctest.Wait()
-		// The user's, the orchestrator's, and the certificate's, which lives for a day.
+		// The user's, the orchestrator's, and the certificate's, which can be renewed for a month.
 		if n := len(r.list()); n != 3 {
 			t.Errorf("%d revocations are left, want 3", n)
 		}
@@ -185,7 +185,7 @@ func TestRevocationsAreDroppedInTheirTime(t *testing.T) {
 			t.Errorf("%d events are left, want 3", n)
 		}
 		stop()
-		r.skew.Store(int64(48 * time.Hour))
+		r.skew.Store(int64(31 * 24 * time.Hour))
 		r.restart()
 		if n := len(r.list()); n != 2 {
 			t.Errorf("%d revocations are loaded, want 2", n)

@@ -17,6 +17,7 @@ type order struct {
 	body      record.IssueBody
 	payload   any
 	mutations func(p Prepared) ([]record.Mutation, error)
+	until     time.Time // when the last certificate that could be renewed over this one has ended; zero: it cannot be renewed
 }
 
 // issue is the one way to a signature: prepare, append and wait until durable, sign exactly those bytes, release.
@@ -54,7 +55,7 @@ func (s *Service) issueDraft(o order, p Prepared) (draft, error) {
 	if err != nil {
 		return draft{}, err
 	}
-	m = append(m, record.Mutation{Key: keyOpen + hexOf(p.Hash()), Value: []byte(f.Serial)}, serialMutation(f.Serial, f.NotAfter))
+	m = append(m, record.Mutation{Key: keyOpen + hexOf(p.Hash()), Value: []byte(f.Serial)}, serialMutation(f.Serial, later(f.NotAfter, o.until)))
 	return draft{
 		env: o.env, body: o.body, payload: o.payload, mutations: m,
 		terms: append(termsOf(o.env), record.Term{Kind: "serial", ID: f.Serial}),
@@ -144,6 +145,14 @@ func bounded(first time.Time, more ...time.Time) time.Time {
 		}
 	}
 	return first
+}
+
+// later is the later of both.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // IssueListener gives the appliance's own listener its certificate. The template's NotAfter is cut to what the CA allows.

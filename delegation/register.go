@@ -242,7 +242,7 @@ func (s *Service) issueNamed(ctx context.Context, id chain.ID, csr []byte, ttl t
 		ID: id, SPKI: req.SPKI,
 		NotAfter: bounded(s.cfg.Now().Add(ttl), s.cfg.Certifier.Limit(id.Kind())).UTC().Truncate(time.Second),
 	}
-	o.body.Registration, o.body.Attested = line.Registration, line.At
+	o.body.Registration, o.body.Attested, o.until = line.Registration, line.At, line.At.Add(s.cfg.Limits.AttestationAge)
 	changes := o.mutations
 	o.mutations = func(p Prepared) ([]record.Mutation, error) {
 		m, err := changes(p)

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/signet-pki/signet/audit/record"
@@ -316,4 +317,32 @@ func TestAnotherOrchestratorsGrantIsNoGrant(t *testing.T) {
 	if r.log.last(t).Type != record.TypeDeny {
 		t.Error("the refusal has no entry")
 	}
+}
+
+// A thief who renewed is out for good: the revocation of the certificate outlives that certificate, as what was renewed
+// over it does.
+func TestARevokedLineStaysRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		first := r.orchestrator("lab")
+		r.skew.Store(int64(12 * time.Hour))
+		second, err := r.renew("lab", first, newKey(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.revoke(chain.RevCertificate, chain.Serial(first.certs[0]))
+		// Past the first certificate and what its revocation is kept longer, and well within the second.
+		r.skew.Store(int64(26 * time.Hour))
+		stop := r.run()
+		time.Sleep(2 * time.Minute) // of the bubble's clock
+		synctest.Wait()
+		stop()
+		if _, err := r.s.Authenticate(second.certs); err == nil || code(t, err) != "certificate_revoked" {
+			t.Errorf("as it runs: %v", err)
+		}
+		r.restart()
+		if _, err := r.s.Authenticate(second.certs); err == nil || code(t, err) != "certificate_revoked" {
+			t.Errorf("after a restart: %v", err)
+		}
+	})
 }

@@ -14,9 +14,10 @@ import (
 // revKey is the projection's key of a revocation.
 func revKey(kind chain.RevKind, id string) string { return keyRevoked + kind.String() + "/" + id }
 
-// serialMutation notes until when a certificate is valid: a revocation of its serial has no longer life.
-func serialMutation(serial string, notAfter time.Time) record.Mutation {
-	return record.Mutation{Key: keySerial + serial, Value: []byte(notAfter.UTC().Format(time.RFC3339)), Expires: notAfter.Add(grace)}
+// serialMutation notes until when a certificate is valid, or one that was renewed over it: a revocation of its serial has no
+// longer life, and no shorter one.
+func serialMutation(serial string, end time.Time) record.Mutation {
+	return record.Mutation{Key: keySerial + serial, Value: []byte(end.UTC().Format(time.RFC3339)), Expires: end.Add(grace)}
 }
 
 // held notes a certificate of an orchestrator, for as long as it is valid.
@@ -42,7 +43,7 @@ func (s *Service) CertificatesOf(ctx context.Context, orchestrator string) ([]st
 	return out, nil
 }
 
-// certificateEnd is when the certificate of a serial ends; for one that is not known, when all that was issued until now has.
+// certificateEnd is when the certificate of a serial, and all that is renewed over it, ends; for one that is not known, when all that was issued until now has.
 func (s *Service) certificateEnd(serial string) (time.Time, error) {
 	b, ok, err := s.cfg.Log.Get(keySerial + serial)
 	if err != nil {
@@ -55,7 +56,7 @@ func (s *Service) certificateEnd(serial string) (time.Time, error) {
 		}
 		return at, nil
 	}
-	latest := s.cfg.Now().Add(s.cfg.Limits.OperatorTTL)
+	latest := s.cfg.Now().Add(max(s.cfg.Limits.OperatorTTL, s.cfg.Limits.AttestationAge))
 	for _, k := range []chain.Kind{chain.Agent, chain.Service} {
 		if end := s.cfg.Certifier.Limit(k); end.After(latest) {
 			latest = end

@@ -33,7 +33,7 @@ const (
 	keyEnded        = "ended/"  // ended/<pseudonym>: when the user's identity provider last ended their sessions
 	keyRevoked      = "rev/"    // rev/<kind>/<id>
 	keyFeed         = "feed/head"
-	keySerial       = "serial/" // serial/<serial>: until when the certificate is valid
+	keySerial       = "serial/" // serial/<serial>: until when the certificate is valid, or one renewed over it
 	keyHeld         = "held/"   // held/<orchestrator>/<serial>: certificates that it holds
 	keyGiven        = "given/"  // given/<pseudonym>/<grant id>: the grants that a user gave
 )
