@@ -2,7 +2,6 @@ package workload
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -76,14 +75,4 @@ func (f Files) Follow(ctx context.Context, s *Server, every time.Duration, warn 
 			return ctx.Err()
 		}
 	}
-}
-
-// sum tells identities apart.
-func (i Identity) sum() [32]byte {
-	h := sha256.New()
-	for _, part := range [][]byte{i.svid, i.key, i.bundle} {
-		one := sha256.Sum256(part)
-		h.Write(one[:])
-	}
-	return [32]byte(h.Sum(nil))
 }

@@ -2,10 +2,12 @@ package workload
 
 import (
 	"crypto"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/signet-pki/signet/delegation/chain"
@@ -21,9 +23,9 @@ const skew = time.Minute
 // path to a root. The zero Identity is none.
 type Identity struct {
 	id       chain.ID
-	svid     []byte // DER, leaf first, one behind the other (SPIFFE Workload API §5.2.1)
-	key      []byte // PKCS #8
-	bundle   []byte // DER of the roots
+	certs    []*x509.Certificate // leaf first
+	key      []byte              // PKCS #8
+	roots    []*x509.Certificate
 	notAfter time.Time
 }
 
@@ -48,7 +50,7 @@ func NewIdentity(cert *tls.Certificate, roots []*x509.Certificate, now time.Time
 	if err != nil {
 		return Identity{}, err
 	}
-	return Identity{id: id, svid: join(certs), key: key, bundle: join(roots), notAfter: certs[0].NotAfter}, nil
+	return Identity{id: id, certs: certs, key: key, roots: slices.Clone(roots), notAfter: certs[0].NotAfter}, nil
 }
 
 // identify verifies the chain as a peer will.
@@ -77,6 +79,17 @@ func (i Identity) ID() chain.ID { return i.id }
 // NotAfter is when the certificate ends.
 func (i Identity) NotAfter() time.Time { return i.notAfter }
 
+// sum tells identities apart. It is of what is public, so that it may be shown: the key is the one that the leaf is for.
+func (i Identity) sum() [32]byte {
+	h := sha256.New()
+	for _, part := range [][]*x509.Certificate{i.certs, i.roots} {
+		one := sha256.Sum256(join(part))
+		h.Write(one[:])
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+// join puts DER one behind the other (SPIFFE Workload API §5.2.1).
 func join(certs []*x509.Certificate) []byte {
 	var out []byte
 	for _, c := range certs {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	secret "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
@@ -17,8 +18,8 @@ import (
 // Bounds of one server. All callers are processes of one user, of which a few are expected.
 const (
 	maxConnections    = 64
-	maxStreams        = 64      // of a connection
-	maxRequest        = 4 << 10 // bytes; the requests served here are empty
+	maxStreams        = 64        // of a connection
+	maxRequest        = 512 << 10 // bytes; SPIFFE's are empty, and Envoy's list every extension it is built with. None is kept.
 	connectionTimeout = 5 * time.Second
 )
 
@@ -56,6 +57,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		grpc.UnaryInterceptor(unary), grpc.StreamInterceptor(stream),
 	)
 	workload.RegisterSpiffeWorkloadAPIServer(server, &api{server: s})
+	secret.RegisterSecretDiscoveryServiceServer(server, &sds{server: s})
 	// The streams do not end by themselves: their clients find out, and come back to the next server.
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()

@@ -129,10 +129,15 @@ func greet(t *testing.T, src *workloadapi.X509Source, id string) {
 // raw is the API as the wire has it, without what go-spiffe adds.
 func raw(t *testing.T, address string) workload.SpiffeWorkloadAPIClient {
 	t.Helper()
+	return workload.NewSpiffeWorkloadAPIClient(dial(t, address))
+}
+
+func dial(t *testing.T, address string) *grpc.ClientConn {
+	t.Helper()
 	conn, err := grpc.NewClient(strings.Replace(address, "unix://", "unix:", 1), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	return workload.NewSpiffeWorkloadAPIClient(conn)
+	return conn
 }
 
 func TestRefusals(t *testing.T) {

@@ -53,7 +53,7 @@ type commands struct {
 
 	Spawn       spawnCommand       `cmd:"" help:"Spawn an agent, as its orchestrator, and get its certificate."`
 	Delegate    delegateCommand    `cmd:"" help:"Spawn a sub-agent, as its parent, and get its certificate."`
-	Agent       agentCommands      `cmd:"" help:"Serve an agent's certificate (SPIFFE Workload API), redeem its token, replace its key, or spawn many."`
+	Agent       agentCommands      `cmd:"" help:"Serve an agent's certificate (SPIFFE Workload API, Envoy's SDS), redeem its token, replace its key, or spawn many."`
 	Chain       chainCommand       `cmd:"" help:"Show what an agent's identity stands on."`
 	Verify      verifyCommand      `cmd:"" help:"Report each check of a certificate chain; decides and records nothing."`
 	Decide      decideCommand      `cmd:"" help:"Ask for an access decision. Exit status 1 if denied."`

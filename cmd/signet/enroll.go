@@ -14,7 +14,7 @@ import (
 )
 
 type agentCommands struct {
-	Serve  serveCommand  `cmd:"" default:"withargs" help:"Serve an agent's certificate to software that knows SPIFFE (Workload API). The default."`
+	Serve  serveCommand  `cmd:"" default:"withargs" help:"Serve an agent's certificate to software that knows SPIFFE (Workload API) or to Envoy (SDS). The default."`
 	Enroll enrollCommand `cmd:"" help:"Redeem a token, as the agent, and get its certificate. Needs no certificate."`
 	Rekey  rekeyCommand  `cmd:"" help:"Replace the key of the agent of --cert, and get a new certificate."`
 	Batch  batchCommand  `cmd:"" help:"Spawn many agents, as their orchestrator. Exit status 1 if one of them was refused."`

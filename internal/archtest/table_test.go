@@ -17,6 +17,7 @@ const (
 	crypto1 = "github.com/ThalesGroup/crypto11"
 	gotpm   = "github.com/google/go-tpm"
 	grpc    = "google.golang.org/grpc"
+	envoy   = "github.com/envoyproxy/go-control-plane"
 )
 
 var (
@@ -114,4 +115,5 @@ var borders = map[string][]string{
 	crypto1: {"hsm", "internal/testrig/..."},
 	gotpm:   {"tpm", "tpm/quote", "internal/testrig/..."},
 	grpc:    {"client/grpcmw", "client/workload"},
+	envoy:   {"client/workload"},
 }
