@@ -30,11 +30,15 @@ func FirstOperator(cert, issuer *x509.Certificate, now time.Time) (record.Entry,
 	if err != nil {
 		return record.Entry{}, err
 	}
+	serial, err := serialMutation(chain.Serial(cert), id.Kind(), cert.NotAfter)
+	if err != nil {
+		return record.Entry{}, err
+	}
 	e, err := record.New(record.Envelope{Type: record.TypeIssue, Time: now, Operator: id.Name(), Body: body}, nil, [32]byte{})
 	if err != nil {
 		return record.Entry{}, internal("make entry", err)
 	}
 	e.Terms = []record.Term{{Kind: "serial", ID: chain.Serial(cert)}}
-	e.Mutations = []record.Mutation{{Key: keyCert + hexOf(tbsHash(cert)), Value: cert.Raw}, create(identityKey(chain.Operator, id.Name()), state, time.Time{}, errRegistered()), serialMutation(chain.Serial(cert), cert.NotAfter)}
+	e.Mutations = []record.Mutation{{Key: keyCert + hexOf(tbsHash(cert)), Value: cert.Raw}, create(identityKey(chain.Operator, id.Name()), state, time.Time{}, errRegistered()), serial}
 	return e, nil
 }

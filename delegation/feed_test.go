@@ -264,9 +264,55 @@ func TestNumbersAreNeverUsedAgain(t *testing.T) {
 	next("06")
 }
 
+// The first number after a start is not used again either, when its entry was lost: at the very first start, and later.
+func TestTheFirstNumberIsNotUsedAgain(t *testing.T) {
+	r := newRig(t)
+	var last uint64
+	for _, lost := range []string{"01", "02", "03"} {
+		h := r.hooked()
+		h.beforeAppend = func(record.Entry) { h.fail = delegation.ErrUnknown }
+		if _, err := r.s.Revoke(t.Context(), r.operator, delegation.RevokeRequest{Kind: chain.RevCertificate, ID: lost}); code(t, err) != "outcome_unknown" {
+			t.Fatal(err)
+		}
+		all := r.list() // in force, and any reader may have seen it
+		if len(all) != 1 || all[0].ID != lost || all[0].Seq <= last {
+			t.Fatalf("%+v after %d", all, last)
+		}
+		last = all[0].Seq
+		r.log.fail = nil
+	}
+	r.restart()
+	r.revoke(chain.RevCertificate, "04")
+	if all := r.list(); len(all) != 1 || all[0].Seq <= last {
+		t.Errorf("%+v after %d", all, last)
+	}
+}
+
+// A log that has not spoken for any number is asked again, and nothing is revoked until then.
+func TestNumbersThatTheLogDoesNotSpeakFor(t *testing.T) {
+	r := newRig(t)
+	r.log.fail = delegation.ErrUnknown
+	if err := r.s.Recover(t.Context()); err == nil {
+		t.Error("recovered without the log")
+	}
+	for range 2 {
+		if _, err := r.s.Revoke(t.Context(), r.operator, delegation.RevokeRequest{Kind: chain.RevCertificate, ID: "01"}); code(t, err) != "audit_unavailable" {
+			t.Errorf("%v", err)
+		}
+	}
+	if n := len(r.list()); n != 0 {
+		t.Errorf("%d in force", n)
+	}
+	r.log.fail = nil
+	r.revoke(chain.RevCertificate, "01")
+}
+
 // A log that never answers is not given numbers that it could hold against us.
 func TestNumbersEndWhenTheLogIsSilent(t *testing.T) {
 	r := newRig(t)
+	if err := r.s.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	r.log.fail = delegation.ErrUnknown
 	for i := range 2000 {
 		_, err := r.s.Revoke(t.Context(), r.operator, delegation.RevokeRequest{Kind: chain.RevCertificate, ID: fmt.Sprintf("%04x", i+1)})
@@ -443,6 +489,19 @@ func TestGrantsOfAUser(t *testing.T) {
 	r.approve(third.ID)
 	if again, err := r.s.RevokeUserGrants(t.Context(), user, ""); err != nil || len(again) != 1 || again[0].ID != third.ID {
 		t.Errorf("again: %+v, %v", again, err)
+	}
+}
+
+func TestCertificatesOfAgents(t *testing.T) {
+	r := newRig(t)
+	orch := r.orchestrator("lab")
+	agent := r.spawn(orch, r.task(orch))
+	for serial, want := range map[string]bool{
+		chain.Serial(agent.certs[0]): true, chain.Serial(orch.certs[0]): false, chain.Serial(r.operator.Certs[0]): false, "0a": false,
+	} {
+		if got, err := r.s.OfAgent(serial); err != nil || got != want {
+			t.Errorf("%s: %v, %v", serial, got, err)
+		}
 	}
 }
 

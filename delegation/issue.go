@@ -55,7 +55,11 @@ func (s *Service) issueDraft(o order, p Prepared) (draft, error) {
 	if err != nil {
 		return draft{}, err
 	}
-	m = append(m, record.Mutation{Key: keyOpen + hexOf(p.Hash()), Value: []byte(f.Serial)}, serialMutation(f.Serial, later(f.NotAfter, o.until)))
+	serial, err := serialMutation(f.Serial, o.template.ID.Kind(), later(f.NotAfter, o.until))
+	if err != nil {
+		return draft{}, err
+	}
+	m = append(m, record.Mutation{Key: keyOpen + hexOf(p.Hash()), Value: []byte(f.Serial)}, serial)
 	return draft{
 		env: o.env, body: o.body, payload: o.payload, mutations: m,
 		terms: append(termsOf(o.env), record.Term{Kind: "serial", ID: f.Serial}),

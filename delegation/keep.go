@@ -121,8 +121,19 @@ func (s *Service) Certificate(tbs [32]byte) (der []byte, ok bool, err error) {
 }
 
 // Recover closes what a crash left open: for each entry whose signature may or may not have been released it appends
-// issue_unknown. It runs once, before the first request.
+// issue_unknown. It has the log speak for the numbers of revocations too, so that they can be had while the log is silent.
+// It runs once, before the first request.
 func (s *Service) Recover(ctx context.Context) error {
+	s.revoked.turn <- struct{}{}
+	err := s.speakFor(ctx)
+	<-s.revoked.turn
+	if err != nil {
+		return fmt.Errorf("delegation: recover: %w", err)
+	}
+	return s.closeOpen(ctx)
+}
+
+func (s *Service) closeOpen(ctx context.Context) error {
 	open := map[string]string{}
 	err := s.cfg.Log.Scan(ctx, keyOpen, "", 1<<16, func(key string, value []byte) error {
 		open[strings.TrimPrefix(key, keyOpen)] = string(value)

@@ -31,7 +31,7 @@ type revocations struct {
 	epoch   uint64
 	newest  uint64        // number of the last one, dropped or not
 	shown   uint64        // likewise of the last one that is published
-	ceiling uint64        // numbers up to here are spoken for in the log
+	ceiling uint64        // numbers up to here are spoken for in the log; 0 after a start, when none are
 	changed chan struct{} // closed when the list grows
 }
 
@@ -63,7 +63,7 @@ func loadRevocations(ctx context.Context, log Log, now time.Time) (*revocations,
 	if n := len(r.list); n > 0 {
 		r.newest = max(r.newest, r.list[n-1].Seq)
 	}
-	r.ceiling, r.shown = r.newest+reserved, r.newest
+	r.shown = r.newest
 	r.drop(now)
 	return r, nil
 }
@@ -100,6 +100,20 @@ func (r *revocations) take(limit int) []*ending {
 	out := r.waiting[:n:n]
 	r.waiting = slices.Clone(r.waiting[n:])
 	return out
+}
+
+// unspoken gives the state that speaks for the first numbers after a start; ok is false once the log has it.
+func (r *revocations) unspoken() (head feedState, ok bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return feedState{Epoch: r.epoch, Seq: r.newest + reserved}, r.ceiling == 0
+}
+
+// spoken says that the log has it.
+func (r *revocations) spoken(head feedState) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ceiling = head.Seq
 }
 
 // reserve gives the first of n numbers. The caller has the turn. When the log has not answered for too long there are no

@@ -184,7 +184,10 @@ func (s *Service) endTogether(all []*ending) {
 // number gives each its number and its entry, which holds the highest number of them all.
 func (s *Service) number(fresh []*ending) []draft {
 	drafts := make([]draft, len(fresh))
-	epoch, next, err := s.revoked.reserve(uint64(len(fresh)))
+	if len(fresh) == 0 {
+		return drafts
+	}
+	epoch, next, err := s.reserve(fresh[0].ctx, uint64(len(fresh)))
 	if err != nil {
 		for _, e := range fresh {
 			e.err = err
@@ -203,6 +206,34 @@ func (s *Service) number(fresh []*ending) []draft {
 		drafts[i].mutations = append(drafts[i].mutations, record.Mutation{Key: keyFeed, Value: head})
 	}
 	return drafts
+}
+
+// reserve gives the first of n numbers, all of which the log will not let be used again. The caller has the turn.
+func (s *Service) reserve(ctx context.Context, n uint64) (epoch, first uint64, err error) {
+	if err := s.speakFor(ctx); err != nil {
+		return 0, 0, &Error{Kind: Unavailable, Code: "audit_unavailable", Detail: "the audit log does not take the numbers of revocations, so nothing was done", Err: err}
+	}
+	return s.revoked.reserve(n)
+}
+
+// speakFor has the log speak for numbers before the first of them is seen by anybody: it may be lost with its entry, and a
+// later start would give it to another revocation. The caller has the turn.
+func (s *Service) speakFor(ctx context.Context) error {
+	head, needed := s.revoked.unspoken()
+	if !needed {
+		return nil
+	}
+	value, err := encode(head)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, appendWithin)
+	defer cancel()
+	if err := s.cfg.Log.Put(ctx, []record.Mutation{{Key: keyFeed, Value: value}}); err != nil {
+		return err
+	}
+	s.revoked.spoken(head)
+	return nil
 }
 
 // publish puts in force what was written, or may have been.

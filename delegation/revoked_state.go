@@ -14,10 +14,20 @@ import (
 // revKey is the projection's key of a revocation.
 func revKey(kind chain.RevKind, id string) string { return keyRevoked + kind.String() + "/" + id }
 
-// serialMutation notes until when a certificate is valid, or one that was renewed over it: a revocation of its serial has no
-// longer life, and no shorter one.
-func serialMutation(serial string, end time.Time) record.Mutation {
-	return record.Mutation{Key: keySerial + serial, Value: []byte(end.UTC().Format(time.RFC3339)), Expires: end.Add(grace)}
+// serialMutation notes whose a certificate is, and until when it is valid, or one that was renewed over it: a revocation of
+// its serial has no longer life, and no shorter one.
+func serialMutation(serial string, kind chain.Kind, end time.Time) (record.Mutation, error) {
+	value, err := encode(serialState{Kind: kind.String(), End: end.UTC()})
+	return record.Mutation{Key: keySerial + serial, Value: value, Expires: end.Add(grace)}, err
+}
+
+// OfAgent says whether a serial is that of an agent's certificate.
+func (s *Service) OfAgent(serial string) (bool, error) {
+	st, ok, err := load[serialState](s.cfg.Log, keySerial+serial)
+	if err != nil {
+		return false, internal("read serial", err)
+	}
+	return ok && st.Kind == chain.Agent.String(), nil
 }
 
 // held notes a certificate of an orchestrator, for as long as it is valid.
@@ -45,16 +55,12 @@ func (s *Service) CertificatesOf(ctx context.Context, orchestrator string) ([]st
 
 // certificateEnd is when the certificate of a serial, and all that is renewed over it, ends; for one that is not known, when all that was issued until now has.
 func (s *Service) certificateEnd(serial string) (time.Time, error) {
-	b, ok, err := s.cfg.Log.Get(keySerial + serial)
+	st, ok, err := load[serialState](s.cfg.Log, keySerial+serial)
 	if err != nil {
 		return time.Time{}, internal("read serial", err)
 	}
 	if ok {
-		at, err := time.Parse(time.RFC3339, string(b))
-		if err != nil {
-			return time.Time{}, internal("read serial", err)
-		}
-		return at, nil
+		return st.End, nil
 	}
 	latest := s.cfg.Now().Add(max(s.cfg.Limits.OperatorTTL, s.cfg.Limits.AttestationAge))
 	for _, k := range []chain.Kind{chain.Agent, chain.Service} {

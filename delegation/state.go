@@ -33,7 +33,7 @@ const (
 	keyEnded        = "ended/"  // ended/<pseudonym>: when the user's identity provider last ended their sessions
 	keyRevoked      = "rev/"    // rev/<kind>/<id>
 	keyFeed         = "feed/head"
-	keySerial       = "serial/" // serial/<serial>: until when the certificate is valid, or one renewed over it
+	keySerial       = "serial/" // serial/<serial>: whose the certificate is, and until when it is valid, or one renewed over it
 	keyHeld         = "held/"   // held/<orchestrator>/<serial>: certificates that it holds
 	keyGiven        = "given/"  // given/<pseudonym>/<grant id>: the grants that a user gave
 )
@@ -193,6 +193,12 @@ type revokedState struct {
 	Reason  string    `json:"reason"`
 	Time    time.Time `json:"time"`
 	Expires time.Time `json:"expires,omitzero"`
+}
+
+// serialState is what is known of a certificate by its serial.
+type serialState struct {
+	Kind string    `json:"kind"`
+	End  time.Time `json:"end"` // of the certificate, or of one that was renewed over it
 }
 
 // feedState stands apart from the revocations, which are dropped in their time: no number is ever used twice.

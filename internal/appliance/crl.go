@@ -103,8 +103,8 @@ func (c *crls) renew(ctx context.Context, name string, issuer *ca.Issuer) error 
 }
 
 // revoked lists the revoked certificates, those of a revoked orchestrator among them, and the number of the newest
-// revocation that is in the list. Which CA signed a serial is not known here; serials are random in 126 bits, so one of
-// another CA, an agent's too, is in the list and does no harm.
+// revocation that is in the list. Which service CA signed a serial is not known here; serials are random in 126 bits, so one
+// of another CA is in the list and does no harm.
 func (c *crls) revoked(ctx context.Context) (out []x509.RevocationListEntry, newest uint64, err error) {
 	for from := (delegation.Cursor{}); ; {
 		page := c.domain.Revocations(from, 1000)
@@ -126,11 +126,18 @@ func (c *crls) revoked(ctx context.Context) (out []x509.RevocationListEntry, new
 	}
 }
 
-// serials are the certificates that a revocation ends and that stock software may be shown. Agents' are not among them: who
-// believes those asks the feed.
+// serials are the certificates that a revocation ends and that stock software may be shown. Agents' are not among them: they
+// say that no revocation is to be had (RFC 9608), and who believes them asks the feed. What is over names nobody any more.
 func (c *crls) serials(ctx context.Context, r delegation.Revocation) ([]string, error) {
+	if !r.Expires.IsZero() && !c.now().Before(r.Expires) {
+		return nil, nil
+	}
 	switch r.Kind {
 	case chain.RevCertificate:
+		agents, err := c.domain.OfAgent(r.ID)
+		if err != nil || agents {
+			return nil, err
+		}
 		return []string{r.ID}, nil
 	case chain.RevOrchestrator:
 		return c.domain.CertificatesOf(ctx, r.ID)
