@@ -55,8 +55,10 @@ func TestRevokedCertificatesInTheCRL(t *testing.T) {
 	must(t, c.openssl(issuer, c.service.cert.Leaf, "service", false))
 	// The agent's first: whoever sees the others' would see it.
 	for _, q := range []v1.RevocationRequest{
-		{Kind: "certificate", ID: chain.Serial(a.cert.Leaf)}, {Kind: "orchestrator", ID: name},
-		{Kind: "certificate", ID: chain.Serial(revoked["orchestrator"])}, {Kind: "certificate", ID: chain.Serial(revoked["operator"])},
+		{Kind: "certificate", ID: chain.Serial(a.cert.Leaf)},
+		{Kind: "orchestrator", ID: name},
+		{Kind: "certificate", ID: chain.Serial(revoked["orchestrator"])},
+		{Kind: "certificate", ID: chain.Serial(revoked["operator"])},
 		{Kind: "certificate", ID: chain.Serial(revoked["service"])},
 	} {
 		_, err := c.operator.Revoke(t.Context(), q)
