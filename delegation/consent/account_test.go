@@ -61,7 +61,20 @@ func newDevice(w *world) *device {
 	origin := strings.Replace(w.url, "127.0.0.1", "localhost", 1)
 	return &device{
 		rp:   virtualwebauthn.RelyingParty{Name: "Signet", ID: "localhost", Origin: origin},
-		auth: virtualwebauthn.NewAuthenticator(), key: virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2),
+		auth: virtualwebauthn.NewAuthenticator(), key: newCredential(),
+	}
+}
+
+// wholeKey is the size of a P-256 COSE key (RFC 9053 §7.1.1) with both coordinates at full length.
+const wholeKey = 77
+
+// newCredential makes a P-256 key. The virtual authenticator drops a coordinate's leading zeros, which no real one may
+// do: such a key, about one in 128, is thrown away.
+func newCredential() virtualwebauthn.Credential {
+	for {
+		if c := virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2); len(c.Key.AttestationData()) == wholeKey {
+			return c
+		}
 	}
 }
 
@@ -111,7 +124,7 @@ func TestApproveByKey(t *testing.T) {
 		"user not verified": {func(d *device, o string) string { d.auth.Options.UserNotVerified = true; return o }, "assertion_invalid"},
 		"user not present":  {func(d *device, o string) string { d.auth.Options.UserNotPresent = true; return o }, "assertion_invalid"},
 		"another key": {func(d *device, o string) string {
-			d.key = virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2)
+			d.key = newCredential()
 			return o
 		}, "assertion_invalid"},
 	} {
