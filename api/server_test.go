@@ -326,7 +326,7 @@ func stubConfig(b *testing.B, d *stub) Config {
 	}
 	root := &x509.Certificate{PublicKey: key.Public()}
 	return Config{
-		Trust:  Trust{TrustDomain: testDomain, Roots: []*x509.Certificate{root}, CRL: func(string) ([]byte, error) { return nil, ErrNotFound }},
+		Trust:  Trust{TrustDomain: testDomain, Roots: []*x509.Certificate{root}, JWT: []*x509.Certificate{root}, CRL: func(string) ([]byte, error) { return nil, ErrNotFound }},
 		Domain: d, Log: d, Health: func(context.Context) []Condition { return nil }, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 		PublicURL: publicURL,
 	}

@@ -38,15 +38,14 @@ func (s *Server) stream(c *call) (reply, error) {
 			return reply{}, err
 		}
 		after = page.Next
-		if page.More {
-			continue
-		}
-		select {
-		case <-c.ctx.Done():
-			return reply{done: true}, nil
-		case <-s.closing:
-			return reply{done: true}, nil
-		case <-page.Changed:
+		if !page.More {
+			select {
+			case <-c.ctx.Done():
+				return reply{done: true}, nil
+			case <-s.closing:
+				return reply{done: true}, nil
+			case <-page.Changed:
+			}
 		}
 		if err := s.admit(c); err != nil {
 			return reply{}, err

@@ -123,19 +123,6 @@ func TestRevokedSubtreeLeavesItsAgent(t *testing.T) {
 	}
 }
 
-// A revocation between the check and the commit of what it forbids is in time.
-func TestSubtreeRevokedBeforeTheCommit(t *testing.T) {
-	r := newRig(t)
-	orch := r.orchestrator("lab")
-	task := r.task(orch)
-	parent := r.spawn(orch, task)
-	// In the log, as by a commit of this moment, and not in memory yet.
-	r.log.apply([]record.Mutation{{Key: "rev/subtree/" + r.auth(parent).ID.AgentID(), Value: []byte("{}")}})
-	if _, err := r.child(parent, task); code(t, err) != chain.CodeSubtreeRevoked {
-		t.Errorf("%v", err)
-	}
-}
-
 // Each revocation says until when anything valid can name its thing, in the log and in the store, and is gone after it.
 func TestRevocationsAreDroppedInTheirTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
