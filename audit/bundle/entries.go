@@ -41,6 +41,7 @@ type fact struct {
 	issue  issueFact
 	grant  grantFact
 	enrol  enrolFact
+	token  tokenFact
 }
 
 // entries goes once through all chunks: a window of them in parallel, then what needs their order.
@@ -209,6 +210,9 @@ func (v *verifier) entry(r *chunkResult, index uint64, line []byte, payloads map
 	if isHash(env.Policy) {
 		r.cited[env.Policy] = true
 	}
+	if p, here := payloads[index]; here && env.Type == record.TypeToken {
+		v.tally.check(CheckDelegation, at(index, payloadsPath(r.n)), claims(&env, p.Payload))
+	}
 	v.payload(r, index, env.PayloadHash, payloads)
 	f, err := factOf(env)
 	if err != nil {
@@ -244,6 +248,8 @@ func factOf(env record.Envelope) (f fact, err error) {
 		f.grant, err = grantOf(env)
 	case record.TypeEnrollment:
 		f.enrol, err = enrolOf(env)
+	case record.TypeToken:
+		f.token, err = tokenOf(env)
 	case record.TypeCeremony:
 	default:
 		return fact{}, nil

@@ -16,6 +16,8 @@ import (
 type issueFact struct {
 	spki, signed hash // the key, and its delegator's JWS if there is one
 	bearer       bearer
+	serial       string
+	certified    *certified // nil for whoever is no agent
 }
 
 // bearer is who has a key.
@@ -31,7 +33,10 @@ func issueOf(body *record.IssueBody) (f issueFact, err error) {
 	if f.spki, err = parseHash(body.SPKIHash); err != nil {
 		return f, err
 	}
-	f.bearer.id = body.SPIFFEID
+	f.bearer.id, f.serial = body.SPIFFEID, body.Serial
+	if f.certified, err = certifiedOf(body); err != nil {
+		return f, err
+	}
 	if n := len(body.Hops); n > 0 {
 		if f.bearer.lineage, err = lineageOf(body.Hops); err != nil {
 			return f, err
@@ -62,6 +67,12 @@ func lineageOf(hops []record.HopBody) (hash, error) {
 func (v *verifier) noteIssue(f *fact) {
 	b := f.issue.bearer
 	b.index = f.index
+	if c := f.issue.certified; c != nil {
+		if _, known := v.serials[f.issue.serial]; !known {
+			c.index = f.index
+			v.serials[f.issue.serial] = *c
+		}
+	}
 	if f.issue.signed != (hash{}) {
 		if _, known := v.signed[f.issue.signed]; !known {
 			v.signed[f.issue.signed] = f.index

@@ -81,6 +81,7 @@ type verifier struct {
 	devices map[string][]uint64 // device entries by event, ascending
 	grants  map[string]*grantFact
 	tokens  map[enrolled]enrolFact
+	serials map[string]certified // agents' certificates, by their first issue entry
 	notes   []sealNote
 	cited   map[string]bool // policy digests
 	cache   cache
@@ -98,7 +99,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	}
 	v.failed, v.keys, v.agents, v.signed = map[uint64]bool{}, map[hash]bearer{}, map[string]hash{}, map[hash]uint64{}
 	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
-	v.tokens = map[enrolled]enrolFact{}
+	v.tokens, v.serials = map[enrolled]enrolFact{}, map[string]certified{}
 	if err := v.files.manifest(ctx, v.tally, v.opts.Parallel); err != nil {
 		return err
 	}
@@ -203,6 +204,8 @@ func (v *verifier) note(f *fact) {
 		v.noteGrant(f)
 	case record.TypeEnrollment:
 		v.noteEnrollment(f)
+	case record.TypeToken:
+		v.noteToken(f)
 	}
 }
 

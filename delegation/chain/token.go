@@ -188,6 +188,18 @@ func readTokenHeader(compact string) (h tokenHeader, err error) {
 	return h, nil
 }
 
+// ParseAccessTokenClaims reads claims whose signature somebody else answers for, as strictly as ParseAccessToken.
+func ParseAccessTokenClaims(payload []byte) (*AccessToken, error) {
+	if len(payload) > MaxAccessTokenBytes {
+		return nil, badToken(CodeTokenMalformed, "%d bytes; at most %d are allowed", len(payload), MaxAccessTokenBytes)
+	}
+	t, err := decodeToken(payload)
+	if err != nil {
+		return nil, badToken(CodeTokenMalformed, "%v", err)
+	}
+	return t, nil
+}
+
 func decodeToken(payload []byte) (*AccessToken, error) {
 	var c tokenClaims
 	required := []string{"iss", "sub", "aud", "client_id", "jti", "iat", "exp", "scope", "sub_id", "cnf", "act", "signet"}

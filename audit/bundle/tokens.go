@@ -1,0 +1,110 @@
+package bundle
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/delegation/chain"
+)
+
+// certified is what an access token may not exceed: the agent's certificate, as its entry tells it.
+type certified struct {
+	index    uint64
+	id       string // SPIFFE ID
+	scope    chain.Scope
+	notAfter time.Time
+}
+
+// certifiedOf is nil for whoever has no chain.
+func certifiedOf(body *record.IssueBody) (*certified, error) {
+	n := len(body.Hops)
+	if n == 0 {
+		return nil, nil //nolint:nilnil // services and orchestrators have no tokens
+	}
+	scope, err := chain.ParseScope(body.Hops[n-1].Scope)
+	if err != nil {
+		return nil, fmt.Errorf("scope: %w", err)
+	}
+	return &certified{id: body.SPIFFEID, scope: scope, notAfter: body.NotAfter}, nil
+}
+
+// tokenFact is an access token as its entry tells it.
+type tokenFact struct {
+	agent    string // UUID
+	serial   string
+	scope    chain.Scope
+	at       time.Time
+	notAfter time.Time
+}
+
+func tokenOf(env record.Envelope) (f tokenFact, err error) {
+	body, err := record.DecodeBody[record.TokenBody](env)
+	if err != nil {
+		return f, err
+	}
+	f = tokenFact{agent: env.Agent, serial: body.Serial, at: env.Time, notAfter: body.NotAfter}
+	if f.scope, err = chain.ParseScope(body.Scope); err != nil {
+		return f, fmt.Errorf("scope: %w", err)
+	}
+	return f, nil
+}
+
+// noteToken checks that a token gives no more than the certificate that it is bound to.
+func (v *verifier) noteToken(f *fact) {
+	v.tally.check(CheckDelegation, at(f.index, entriesPath(f.index/chunk)), v.within(&f.token))
+}
+
+func (v *verifier) within(t *tokenFact) error {
+	c, known := v.serials[t.serial]
+	if !known {
+		if v.opts.Range != nil {
+			return nil
+		}
+		return errors.New("no earlier entry records the certificate that the access token is bound to")
+	}
+	var errs []error
+	if id, err := chain.ParseID(c.id); err != nil || id.AgentID() != t.agent {
+		errs = append(errs, fmt.Errorf("the access token is bound to the certificate of another, in entry %d", c.index))
+	}
+	if !t.scope.Subset(c.scope) {
+		errs = append(errs, fmt.Errorf("the access token has more scope than the certificate in entry %d", c.index))
+	}
+	if t.notAfter.After(c.notAfter) || t.notAfter.After(t.at.Add(chain.MaxAccessTokenLife)) {
+		errs = append(errs, errors.New("the access token outlives its certificate, or what any may live"))
+	}
+	return errors.Join(errs...)
+}
+
+// claims compares what was signed with what the entry says of it.
+func claims(env *record.Envelope, payload []byte) error {
+	body, err := record.DecodeBody[record.TokenBody](*env)
+	if err != nil {
+		return nil //nolint:nilerr // reported with the entry
+	}
+	var p record.TokenPayload
+	if err := json.Unmarshal(payload, &p); err != nil {
+		return fmt.Errorf("claims: %w", err)
+	}
+	if sum := sha256.Sum256(p.Claims); hexOf(sum) != body.ClaimsHash {
+		return errors.New("the claims are not those that the entry has the hash of")
+	}
+	t, err := chain.ParseAccessTokenClaims(p.Claims)
+	if err != nil {
+		return err
+	}
+	scope, err := chain.ParseScope(body.Scope)
+	if err != nil {
+		return nil //nolint:nilerr // reported with the entry
+	}
+	same := t.JTI == body.JTI && t.Audience.String() == body.Audience && t.Expiry.Equal(body.NotAfter) && t.Serial == body.Serial &&
+		hexOf(t.CertificateHash) == body.CertificateHash && t.Scope.String() == scope.String() &&
+		t.Agent().AgentID() == env.Agent && chain.FormatUUID(t.TaskID) == env.Task && chain.FormatUUID(t.GrantID) == env.Grant
+	if !same {
+		return errors.New("the claims say something else than the entry")
+	}
+	return nil
+}
