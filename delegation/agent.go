@@ -217,14 +217,10 @@ func (s *Service) AgentChain(ctx context.Context, by Caller, id string) (Lineage
 	if !ok {
 		return Lineage{}, refuse(NotFound, "agent_not_found", "id", "no such agent")
 	}
-	ext := st.Delegation
-	if st.Renewed != nil {
-		ext = st.Renewed.Delegation
-	}
-	if ext == nil {
+	if st.TBS == nil {
 		return Lineage{}, refuse(NotFound, "agent_not_found", "id", "the agent has not redeemed its token")
 	}
-	d, err := chain.Parse(ext)
+	d, err := st.present()
 	if err != nil {
 		return Lineage{}, internal("read agent", err)
 	}

@@ -118,7 +118,7 @@ func (s *Service) redeem(ctx context.Context, q Enrollment, csr *chain.CSR) (Spa
 	o.mutations = func(p Prepared) ([]record.Mutation, error) {
 		next, enrol := *st, *st.Enrol
 		enrol.Key, next.Enrol = hop.SPKIHash[:], &enrol
-		next.TBS, next.Delegation = p.TBS(), o.template.Delegation
+		next.TBS = p.TBS()
 		value, err := encode(next)
 		if err != nil {
 			return nil, err
@@ -180,7 +180,7 @@ func (s *Service) redeemedAgain(ctx context.Context, q Enrollment, st *agentStat
 // alarm revokes an agent whose token is in two hands, and records it once. The revocation comes first: it is what
 // protects. Both are owed even if the caller hangs up.
 func (s *Service) alarm(ctx context.Context, id string, st *agentState, refused [32]byte) error {
-	d, err := chain.Parse(st.Delegation)
+	d, err := delegationIn(st.TBS)
 	if err != nil {
 		return internal("read agent", err)
 	}

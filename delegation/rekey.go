@@ -82,16 +82,25 @@ func (st *agentState) superseded(key [32]byte) bool {
 func (r *renewedState) certified() certified {
 	sum := sha256.Sum256([]byte(r.Link))
 	return certified{
-		tbs: r.TBS, ext: r.Delegation, link: r.Link,
+		tbs: r.TBS, link: r.Link,
 		rekey: &record.RekeyBody{PreviousSPKIHash: hexOf([32]byte(r.Previous)), LinkHash: hexOf(sum)},
 	}
 }
 
 // present is the chain in the agent's newest certificate.
 func (st *agentState) present() (chain.Delegation, error) {
-	ext := st.Delegation
+	tbs := st.TBS
 	if st.Renewed != nil {
-		ext = st.Renewed.Delegation
+		tbs = st.Renewed.TBS
+	}
+	return delegationIn(tbs)
+}
+
+// delegationIn is the chain in a certificate that was issued here.
+func delegationIn(tbs []byte) (chain.Delegation, error) {
+	ext, err := chain.ExtractTBS(tbs)
+	if err != nil {
+		return chain.Delegation{}, err
 	}
 	return chain.Parse(ext)
 }
@@ -127,7 +136,6 @@ func (s *Service) rekeyNew(ctx context.Context, cert *x509.Certificate, q RekeyR
 	if err != nil {
 		return Spawned{}, err
 	}
-	r.Delegation = o.template.Delegation
 	o.mutations = func(p Prepared) ([]record.Mutation, error) {
 		r.TBS = p.TBS()
 		return s.rekeyMutations(cert, q, l, child, st, raw, r)

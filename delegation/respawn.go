@@ -42,7 +42,7 @@ type certified struct {
 }
 
 func (st *agentState) first() certified {
-	out := certified{tbs: st.TBS, ext: st.Delegation}
+	out := certified{tbs: st.TBS}
 	if st.Enrol != nil {
 		out.enrol = st.Enrol.Token
 	}
@@ -65,6 +65,10 @@ func errAgentExpired() *Error {
 
 // orderAgain is the order of an agent that was issued before, from its state.
 func (s *Service) orderAgain(id string, st *agentState, c certified) (order, error) {
+	var err error
+	if c.ext, err = chain.ExtractTBS(c.tbs); err != nil {
+		return order{}, internal("read agent", err)
+	}
 	d, err := chain.Parse(c.ext)
 	if err != nil {
 		return order{}, internal("read agent", err)

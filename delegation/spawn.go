@@ -134,7 +134,7 @@ func (s *Service) spawnNew(ctx context.Context, by Caller, q SpawnRequest, l lin
 	var issued Issued
 	err = s.withSlot(ctx, q.TaskID, l.keep(), func(place record.Mutation) error {
 		o.mutations = func(p Prepared) ([]record.Mutation, error) {
-			st := agentState{TBS: p.TBS(), Delegation: o.template.Delegation, NotAfter: p.Facts().NotAfter, Limit: limit}
+			st := agentState{TBS: p.TBS(), NotAfter: p.Facts().NotAfter, Limit: limit}
 			return s.agentMutations(by, q, l, child, st, place)
 		}
 		issued, err = s.issue(ctx, o)

@@ -129,14 +129,13 @@ type taskState struct {
 	Registration string    `json:"registration,omitempty"`
 }
 
-// agentState is what a retry and a sub-agent need of an agent. TBS and Delegation are of its first certificate, and
-// absent while its token is not redeemed.
+// agentState is what a retry and a sub-agent need of an agent. TBS is its first certificate, and absent while its token is
+// not redeemed; the delegation is read out of it.
 type agentState struct {
 	SPIFFEID    string    `json:"spiffe_id"`
 	TaskID      string    `json:"task_id"`
 	Request     []byte    `json:"request"` // SHA-256 of what was asked and by whom
 	TBS         []byte    `json:"tbs,omitempty"`
-	Delegation  []byte    `json:"delegation,omitempty"` // the extension's value
 	NotAfter    time.Time `json:"not_after"`
 	Limit       time.Time `json:"limit"`       // no re-key reaches further
 	Delegations []string  `json:"delegations"` // compact JWS by hop
@@ -159,13 +158,12 @@ type enrolState struct {
 
 // renewedState is the newest certificate of an agent that changed its key.
 type renewedState struct {
-	TBS        []byte    `json:"tbs"`
-	Delegation []byte    `json:"delegation"`
-	NotAfter   time.Time `json:"not_after"`
-	Key        []byte    `json:"key"`      // SHA-256 of its SPKI
-	Previous   []byte    `json:"previous"` // of the key that signed for it
-	Count      int       `json:"count"`
-	Link       string    `json:"link"`
+	TBS      []byte    `json:"tbs"`
+	NotAfter time.Time `json:"not_after"`
+	Key      []byte    `json:"key"`      // SHA-256 of its SPKI
+	Previous []byte    `json:"previous"` // of the key that signed for it
+	Count    int       `json:"count"`
+	Link     string    `json:"link"`
 }
 
 // linkState is one re-key.
