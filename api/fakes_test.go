@@ -261,17 +261,6 @@ func (permit) Decide(context.Context, policy.Input) policy.Decision {
 	return policy.Decision{Allow: true, Digest: "00"}
 }
 
-type resources map[string]string
-
-func (r resources) Required(typ, id, action string) ([]chain.Token, bool) {
-	s, ok := r[typ+"/"+id+"/"+action]
-	if !ok {
-		return nil, false
-	}
-	tok, err := chain.ParseToken(s)
-	return []chain.Token{tok}, err == nil
-}
-
 // noProofs accepts no consent that is given elsewhere than on the pages.
 type noProofs struct{}
 

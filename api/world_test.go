@@ -108,11 +108,13 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 	issuing := []*x509.Certificate{result.AgentCAs[0].Leaf, result.ServiceCAs[0].Leaf}
 	trust, err := chain.NewTrust(testDomain, []*x509.Certificate{root}, issuing)
 	must(t, err)
+	resources, err := chain.ParseCatalogue([]string{"database:read:patients", "database:read:billing"})
+	must(t, err)
 	limits := delegation.DefaultLimits()
 	limits.MalformedBurst = 10_000
 	w.domain, err = delegation.New(t.Context(), delegation.Config{
 		Origin: testDomain + "/log", Trust: trust, Log: w.log, Certifier: c, Statements: statements{keys["jwt"]}, Policy: permit{},
-		Resources: resources{"database/patients/read": "database:read:patients", "database/billing/read": "database:read:billing"},
+		Resources: resources,
 		Ready:     func() error { return w.ready },
 		Provider:  func(context.Context) error { return w.idp },
 		Proofs:    noProofs{},

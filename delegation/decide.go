@@ -57,8 +57,10 @@ type answer struct {
 func (s *Service) answer(ctx context.Context, q DecisionRequest) answer {
 	var a answer
 	required, known := s.cfg.Resources.Required(q.ResourceType, q.ResourceID, q.Action)
-	a.required = required
-	a.report = s.verify(q.Chain, required, q)
+	if known {
+		a.required = []chain.Token{required}
+	}
+	a.report = s.verify(q.Chain, a.required, q)
 	a.Checks = a.report.Checks
 	for _, c := range a.report.Failed() {
 		a.Reasons = append(a.Reasons, c.Code)

@@ -237,15 +237,13 @@ func (r *rules) Decide(_ context.Context, in policy.Input) policy.Decision {
 	return policy.Decision{Allow: true, Digest: "00"}
 }
 
-type table map[string]string
-
-func (r table) Required(typ, id, action string) ([]chain.Token, bool) {
-	s, ok := r[typ+"/"+id+"/"+action]
-	if !ok {
-		return nil, false
+func catalogue(t *testing.T) chain.Catalogue {
+	t.Helper()
+	c, err := chain.ParseCatalogue([]string{"database:read:patients", "database:read:billing"})
+	if err != nil {
+		t.Fatal(err)
 	}
-	tok, err := chain.ParseToken(s)
-	return []chain.Token{tok}, err == nil
+	return c
 }
 
 // rig is a Service with everything around it.
@@ -314,7 +312,7 @@ func (r *rig) start(log delegation.Log) {
 	var err error
 	r.s, err = delegation.New(r.t.Context(), delegation.Config{
 		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Certifier: r.certifier, Statements: r.statements, Policy: r.rules,
-		Resources: table{"database/patients/read": "database:read:patients", "database/billing/read": "database:read:billing"},
+		Resources: catalogue(r.t),
 		Ready:     func() error { return r.ready }, Workloads: r.workloads, TPM: r.tpm,
 		Provider:  func(context.Context) error { return r.provider },
 		Proofs:    &r.proofs,

@@ -72,11 +72,6 @@ type Policy interface {
 	Decide(ctx context.Context, in policy.Input) policy.Decision
 }
 
-// Resources maps a resource and an action to the scope that they require. An unknown pair is refused.
-type Resources interface {
-	Required(resourceType, resourceID, action string) ([]chain.Token, bool)
-}
-
 // Config is what a Service needs.
 type Config struct {
 	Origin    string // of the log: the audience of delegations
@@ -86,7 +81,8 @@ type Config struct {
 	// Statements is the JWT key.
 	Statements Statements
 	Policy     Policy
-	Resources  Resources
+	// Resources are what may be asked about; the zero value has none, and every access is refused.
+	Resources chain.Catalogue
 	// Ready refuses to issue and to decide while it returns an error: a device is gone or the last seal is too old.
 	Ready func() error
 	// Pseudonym gives the keyed hash that stands for a user in envelopes and indexes.
@@ -190,8 +186,8 @@ func (c Config) check() error {
 	if c.Origin == "" || c.Trust == nil {
 		return errors.New("delegation: origin and trust bundle are required")
 	}
-	if c.Log == nil || c.Certifier == nil || c.Statements == nil || c.Policy == nil || c.Resources == nil {
-		return errors.New("delegation: log, certifier, statements, policy and resources are required")
+	if c.Log == nil || c.Certifier == nil || c.Statements == nil || c.Policy == nil {
+		return errors.New("delegation: log, certifier, statements and policy are required")
 	}
 	if c.Ready == nil || c.Provider == nil || c.Proofs == nil || c.Pseudonym == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
 		return errors.New("delegation: ready, provider, proofs, pseudonym, clock, randomness and logger are required")

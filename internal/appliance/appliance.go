@@ -17,6 +17,7 @@ import (
 	"github.com/signet-pki/signet/api"
 	"github.com/signet-pki/signet/audit"
 	"github.com/signet-pki/signet/delegation"
+	"github.com/signet-pki/signet/delegation/chain"
 	"github.com/signet-pki/signet/policy/opa"
 )
 
@@ -118,7 +119,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 	if err != nil {
 		return nil, err
 	}
-	table, err := newResources(a.cfg.Resources)
+	resources, err := chain.ParseCatalogue(a.cfg.Resources)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +134,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 	limits := a.cfg.Limits.domain()
 	limits.OperatorTTL, limits.Heartbeat = operatorTTL, a.cfg.Revocation.Heartbeat
 	return delegation.New(ctx, delegation.Config{
-		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: engine, Resources: table,
+		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: engine, Resources: resources,
 		Ready: a.monitor.ready, Provider: a.idps.available, Proofs: a.idps, Pseudonym: pseudonyms(indexKey), Clients: a.cfg.clients(),
 		Workloads: workloads, TPM: tpms, Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
 	})

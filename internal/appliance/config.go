@@ -50,7 +50,8 @@ type Config struct {
 	Audit             Audit              `yaml:"audit"`
 	Limits            Limits             `yaml:"limits"`
 	Revocation        Revocation         `yaml:"revocation"`
-	Resources         []Resource         `yaml:"resources"`
+	// Resources are what decisions may be asked about, as the scopes that they require: type:action:id, or type:action:*.
+	Resources []string `yaml:"resources"`
 	// Attestation says against what orchestrators prove themselves.
 	Attestation Attestation     `yaml:"attestation"`
 	Ceremony    ceremony.Config `yaml:"ceremony"`
@@ -194,14 +195,6 @@ type TypeLimit struct {
 	MaxDepth *int `yaml:"max_depth,omitempty"`
 }
 
-// Resource maps a resource and an action to the scope that they require.
-type Resource struct {
-	Type   string   `yaml:"type"`
-	ID     string   `yaml:"id"`
-	Action string   `yaml:"action"`
-	Scope  []string `yaml:"scope"`
-}
-
 // LoadConfig reads a configuration file. All problems come in one error, each with its path in the file.
 func LoadConfig(path string) (Config, error) {
 	b, err := os.ReadFile(path)
@@ -295,9 +288,8 @@ func (c *Config) check() error {
 	p.unless(c.Limits.Memory >= 256<<20, "limits.memory", "at least 256 MiB")
 	p.unless(c.Limits.Concurrency > 0, "limits.concurrency", "at least 1")
 	c.Attestation.check(&p)
-	for i, r := range c.Resources {
-		_, err := chain.ParseScope(r.Scope)
-		p.unless(err == nil && r.Type != "" && r.ID != "" && r.Action != "", fmt.Sprintf("resources[%d]", i), "type, id, action and a valid scope are required")
+	if _, err := chain.ParseCatalogue(c.Resources); err != nil {
+		p = append(p, fmt.Errorf("resources%w", err))
 	}
 	if len(p) == 0 {
 		return nil

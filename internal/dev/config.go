@@ -42,11 +42,7 @@ func config(dir, addr string, d *devkit.Devices) (appliance.Config, error) {
 		IdentityProviders: []appliance.IdentityProvider{
 			{Name: "dev", Issuer: url + "/idp", ClientID: "signet-consent", CAFile: "pki/root.pem"},
 		},
-		Resources: []appliance.Resource{
-			{Type: "database", ID: "patients", Action: "read", Scope: []string{"database:read:patients"}},
-			{Type: "database", ID: "trials", Action: "read", Scope: []string{"database:read:trials"}},
-			{Type: "database", ID: "billing", Action: "read", Scope: []string{"database:read:billing"}},
-		},
+		Resources: []string{"database:read:patients", "database:read:trials", "database:read:billing"},
 		Ceremony: ceremony.Config{
 			Root:     ceremony.RootConfig{CommonName: "Signet development root", ValidityDays: 3650},
 			AgentCAs: ceremony.SeriesConfig{Count: 4, ValidityDays: 365, OverlapDays: 30},
