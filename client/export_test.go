@@ -1,5 +1,10 @@
 package client
 
+import "net/http"
+
+// Over makes every request go through rt.
+func (c *Client) Over(rt http.RoundTripper) { c.http.Transport = rt }
+
 // Known is how many certificates are remembered.
 func (v *Verifier) Known() int { return len(v.known.m) }
 

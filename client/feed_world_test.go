@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,18 +28,32 @@ import (
 	"github.com/signet-pki/signet/delegation/event"
 )
 
-// publisher is a feed over TLS that says what a test tells it to: one script for each connection.
-type publisher struct {
+// authority certifies a key, and signs events with it.
+type authority struct {
 	t       *testing.T
 	root    *x509.Certificate
 	rootKey *ecdsa.PrivateKey
 	key     *ecdsa.PrivateKey // of statements
 	keys    v1.KeySet
 	clock   time.Time // of events
+	roots   *x509.CertPool
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{t: t, rootKey: newKey(t), key: newKey(t), clock: time.Now().UTC().Truncate(time.Second), roots: x509.NewCertPool()}
+	a.root = a.certify(a.rootKey, &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
+	a.roots.AddCert(a.root)
+	a.publish(a.certify(a.key, jwtTemplate()))
+	return a
+}
+
+// publisher is a feed over TLS that says what a test tells it to: one script for each connection.
+type publisher struct {
+	*authority
 	scripts chan []string
 	cursors chan string // of the connections, as they come
 	server  *httptest.Server
-	roots   *x509.CertPool
 }
 
 // hang keeps a connection open.
@@ -46,13 +61,7 @@ const hang = "hang"
 
 func newPublisher(t *testing.T) *publisher {
 	t.Helper()
-	a := &publisher{
-		t: t, rootKey: newKey(t), key: newKey(t), clock: time.Now().UTC().Truncate(time.Second), scripts: make(chan []string, 16),
-		cursors: make(chan string, 64), roots: x509.NewCertPool(),
-	}
-	a.root = a.certify(a.rootKey, &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
-	a.roots.AddCert(a.root)
-	a.publish(a.certify(a.key, jwtTemplate()))
+	a := &publisher{authority: newAuthority(t), scripts: make(chan []string, 16), cursors: make(chan string, 64)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/v1/jwks", func(w http.ResponseWriter, _ *http.Request) {
 		if err := json.NewEncoder(w).Encode(a.keys); err != nil {
@@ -75,7 +84,7 @@ func jwtTemplate() *x509.Certificate {
 	}
 }
 
-func (a *publisher) certify(key *ecdsa.PrivateKey, template *x509.Certificate) *x509.Certificate {
+func (a *authority) certify(key *ecdsa.PrivateKey, template *x509.Certificate) *x509.Certificate {
 	a.t.Helper()
 	template.SerialNumber, template.Subject = big.NewInt(time.Now().UnixNano()), pkix.Name{CommonName: "feed"}
 	template.NotBefore, template.NotAfter = a.clock.Add(-time.Hour), a.clock.Add(time.Hour)
@@ -94,11 +103,15 @@ func (a *publisher) certify(key *ecdsa.PrivateKey, template *x509.Certificate) *
 	return cert
 }
 
-func (a *publisher) publish(certs ...*x509.Certificate) {
+func (a *authority) publish(certs ...*x509.Certificate) {
 	a.keys = v1.KeySet{}
 	for _, c := range certs {
-		a.keys.Keys = append(a.keys.Keys, v1.Key{Use: "sig", Kty: "EC", X5C: []string{base64.StdEncoding.EncodeToString(c.Raw)}})
+		a.keys.Keys = append(a.keys.Keys, x5c(c))
 	}
+}
+
+func x5c(c *x509.Certificate) v1.Key {
+	return v1.Key{Use: "sig", Kty: "EC", X5C: []string{base64.StdEncoding.EncodeToString(c.Raw)}}
 }
 
 // stream plays the next script, and then ends, or hangs until the client leaves.
@@ -121,7 +134,7 @@ func (a *publisher) stream(w http.ResponseWriter, r *http.Request) {
 }
 
 // set signs as the appliance does, or as somebody else.
-func (a *publisher) set(key *ecdsa.PrivateKey, claims any) string {
+func (a *authority) set(key *ecdsa.PrivateKey, claims any) string {
 	a.t.Helper()
 	kid, err := chain.KeyID(a.key.Public())
 	if err != nil {
@@ -148,15 +161,15 @@ func (a *publisher) set(key *ecdsa.PrivateKey, claims any) string {
 
 func message(set string) string { return "data: " + set + "\n\n" }
 
-func (a *publisher) revokes(epoch, seq uint64, id string) string {
+func (a *authority) revokes(epoch, seq uint64, id string) string {
 	return a.event(event.Event{Epoch: epoch, Seq: seq, Kind: chain.RevTask, ID: id, Time: a.clock})
 }
 
-func (a *publisher) beats(epoch, seq uint64) string {
+func (a *authority) beats(epoch, seq uint64) string {
 	return a.event(event.Event{Epoch: epoch, Seq: seq, Time: a.clock})
 }
 
-func (a *publisher) event(e event.Event) string {
+func (a *authority) event(e event.Event) string {
 	return message(a.set(a.key, e.Claims(testOrigin, testDomain)))
 }
 
@@ -167,6 +180,12 @@ func (a *publisher) follow(change ...func(*client.FeedConfig)) *client.Feed {
 	if err != nil {
 		a.t.Fatal(err)
 	}
+	return a.run(c, change...)
+}
+
+// run runs a feed of c until the test ends.
+func (a *authority) run(c *client.Client, change ...func(*client.FeedConfig)) *client.Feed {
+	a.t.Helper()
 	cfg := client.FeedConfig{Origin: testOrigin, TrustDomain: testDomain}
 	for _, f := range change {
 		f(&cfg)
@@ -229,3 +248,18 @@ func (r recorder) Write(p []byte) (int, error) {
 }
 
 func (r recorder) logger() *slog.Logger { return slog.New(slog.NewTextHandler(r, nil)) }
+
+func (r recorder) log(f *client.FeedConfig) { f.Logger = r.logger() }
+
+// expect takes the next line, which must say something.
+func (r recorder) expect(t *testing.T, something string) {
+	t.Helper()
+	select {
+	case line := <-r:
+		if !strings.Contains(line, something) {
+			t.Errorf("it logs %s, want %q", line, something)
+		}
+	default:
+		t.Errorf("it does not log %q", something)
+	}
+}
