@@ -29,8 +29,8 @@ type FeedConfig struct {
 // Feed follows an appliance's revocations and answers from memory whether something is revoked; it is a chain.Revocations.
 //
 // Every event is verified with the JWT key, which a root of the Client has certified. FreshAt is the time of the last
-// heartbeat before which nothing was missed: the zero time before the first complete read, and while more is revoked than
-// can be held. Whoever verifies with a MaxStaleness (chain.Input) therefore refuses when the feed is late. Lookups take no
+// heartbeat before which nothing was missed: the zero time before the first complete read, and from an event that there was
+// no room for until all was read again. Whoever verifies with a MaxStaleness (chain.Input) therefore refuses when the feed is late. Lookups take no
 // lock. A Feed is safe for concurrent use; Run may be called once.
 type Feed struct {
 	client *Client
@@ -41,8 +41,9 @@ type Feed struct {
 	changed atomic.Pointer[chan struct{}]
 
 	// Below: Run's alone.
-	key crypto.PublicKey
-	at  position
+	key    crypto.PublicKey
+	at     position
+	missed bool // there was no room for an event of this connection
 }
 
 var _ chain.Revocations = (*Feed)(nil)
@@ -144,10 +145,14 @@ func (f *Feed) follow(ctx context.Context) (complete bool, err error) {
 	if f.key, err = f.jwtKey(ctx); err != nil {
 		return false, err
 	}
+	f.missed = false
 	err = f.client.events(ctx, f.at.String(), f.cfg.Silence, func(set string) error {
 		e, err := event.Parse(set, f.key, f.cfg.Origin, f.cfg.TrustDomain)
 		if err != nil {
 			return err
+		}
+		if f.missed {
+			return f.wait(e)
 		}
 		if err := f.take(e, complete); err != nil {
 			return err
@@ -193,7 +198,7 @@ var (
 	errRollback = errors.New("client: feed: an event of an earlier epoch")
 	errReplay   = errors.New("client: feed: an event out of order")
 	errGap      = errors.New("client: feed: an event is missing")
-	errFull     = errors.New("client: feed: more is revoked than can be held")
+	errMissed   = errors.New("client: feed: there is room now for what was missed")
 )
 
 // take puts one verified event in force. Until the first heartbeat of a connection numbers may jump: what is long over was
@@ -221,16 +226,11 @@ func (f *Feed) take(e event.Event, complete bool) error {
 	if complete && e.Seq != at.seq+1 {
 		return errGap
 	}
-	if f.revoked.n >= f.cfg.Max {
+	if !f.revoked.hold(e, f.cfg.Max) {
+		f.missed = true
 		f.stale()
-		return errFull
-	}
-	var until int64
-	if !e.Expires.IsZero() {
-		until = e.Expires.Unix()
-	}
-	if _, known := f.revoked.m.Swap(thing{e.Kind, e.ID}, until); !known {
-		f.revoked.n++
+		f.cfg.Logger.Warn("more is revoked than the feed can hold", slog.Int("max", f.cfg.Max))
+		return nil
 	}
 	f.moved(position{e.Epoch, e.Seq})
 	return nil
@@ -254,12 +254,44 @@ func (f *Feed) beat(e event.Event, at position, complete bool) error {
 	return nil
 }
 
+// wait is for room, once an event was missed. Nothing more of the connection is taken; when some of what is held is over, the
+// next one reads on from the event that was missed. A heartbeat says what is over. The follower's clock does not: if it is
+// ahead, and put right later, what is in force would be forgotten. Nor do events, each of which would cost a look at all
+// that is held.
+func (f *Feed) wait(e event.Event) error {
+	if e.Kind != chain.RevUnknown {
+		return nil
+	}
+	f.revoked.drop(e.Time.Unix())
+	if f.revoked.n < f.cfg.Max {
+		return errMissed
+	}
+	return nil
+}
+
 func (f *Feed) stale() { f.fresh.Store(0) }
 
 func (f *Feed) moved(at position) {
 	f.at = at
 	next := make(chan struct{})
 	close(*f.changed.Swap(&next))
+}
+
+// hold takes a revocation, unless there is no room: what is known needs none.
+func (s *revokedSet) hold(e event.Event, limit int) bool {
+	var until int64
+	if !e.Expires.IsZero() {
+		until = e.Expires.Unix()
+	}
+	t := thing{e.Kind, e.ID}
+	if _, known := s.m.Load(t); !known {
+		if s.n >= limit {
+			return false
+		}
+		s.n++
+	}
+	s.m.Store(t, until)
+	return true
 }
 
 // drop forgets what nothing valid can name any more.
