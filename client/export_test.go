@@ -1,9 +1,15 @@
 package client
 
-import "net/http"
+import (
+	"io"
+	"net/http"
+)
 
 // Over makes every request go through rt.
 func (c *Client) Over(rt http.RoundTripper) { c.http.Transport = rt }
+
+// ReadEvents reads a stream.
+func ReadEvents(in io.Reader, take func(data string) error) error { return readEvents(in, take) }
 
 // Known is how many certificates are remembered.
 func (v *Verifier) Known() int { return len(v.known.m) }

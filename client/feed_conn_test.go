@@ -252,3 +252,30 @@ func TestFeedBoundsALine(t *testing.T) {
 		})
 	}
 }
+
+// Whatever a stream is, each datum that is read stands in it as one line with an empty one behind it, and its end is an error.
+func FuzzReadEvents(f *testing.F) {
+	for _, text := range []string{
+		"", "\n\n", ":\n\ndata: a\n\ndata:b\r\n\r\n", "id: 1.1\nevent: heartbeat\ndata: a.b.c\n\n", "data: a\ndata: b\n\n", "data: a\n", "data: a\n\ndata",
+		"data: a\nid: 1\n\n", "data:\ndata: a\n\n", "data: " + strings.Repeat("x", event.MaxBytes+64) + "\n\n",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		rest := text
+		err := client.ReadEvents(strings.NewReader(text), func(data string) error {
+			_, behind, ok := strings.Cut(rest, data)
+			if !ok || data == "" || len(data) > event.MaxBytes+64 || strings.Contains(data, "\n") {
+				t.Fatalf("%q is read of %q", data, text)
+			}
+			if !strings.Contains(behind, "\n\n") && !strings.Contains(behind, "\n\r\n") {
+				t.Fatalf("%q has no end in %q", data, text)
+			}
+			rest = behind
+			return nil
+		})
+		if err == nil {
+			t.Fatal("a stream has no good end")
+		}
+	})
+}

@@ -1,6 +1,9 @@
 package client_test
 
 import (
+	"math/rand/v2"
+	"net/http"
+	"strconv"
 	"testing"
 	"time"
 
@@ -123,4 +126,93 @@ func TestFeedMakesNoRoomByItsOwnClock(t *testing.T) {
 			t.Error("it asks again, with no room")
 		}
 	}, limit(1), func(f *client.FeedConfig) { f.Now = func() time.Time { return time.Now().Add(30 * time.Minute) } })
+}
+
+// Whatever comes and ends in whatever order: a follower that has too little room most of the time is never fresh without all
+// that is in force, and is fresh again in the end.
+func TestFeedIsNeverFreshWithoutAll(t *testing.T) {
+	for seed := range uint64(4) {
+		onWire(t, func(w *wire) {
+			a := &quickAppliance{wire: w, rand: rand.New(rand.NewPCG(seed, 0))}
+			for range 60 {
+				a.step()
+			}
+			if a.fresh == 0 || a.stale == 0 {
+				t.Errorf("seed %d: fresh after %d steps, stale after %d: nothing was tried", seed, a.fresh, a.stale)
+			}
+			a.now += time.Hour
+			for range 3 {
+				a.beat()
+			}
+			if want := w.clock.Add(a.now); !w.feed.FreshAt().Equal(want) {
+				t.Errorf("seed %d: fresh at %s with nothing in force, want %s", seed, w.feed.FreshAt(), want)
+			}
+		}, limit(3))
+	}
+}
+
+// quickAppliance revokes at random what is over soon.
+type quickAppliance struct {
+	*wire
+	rand         *rand.Rand
+	conn         *connection
+	now          time.Duration // after the clock
+	revocations  []brief       // by their numbers, from 1
+	fresh, stale int
+}
+
+type brief struct{ from, until time.Duration }
+
+func (a *quickAppliance) step() {
+	a.now += time.Duration(1+a.rand.IntN(10)) * time.Second
+	if a.rand.IntN(2) == 0 {
+		a.revocations = append(a.revocations, brief{a.now, a.now + time.Duration(1+a.rand.IntN(60))*time.Second})
+		if a.conn != nil {
+			a.conn.say(a.revocation(len(a.revocations)))
+		}
+	}
+	if a.rand.IntN(2) == 0 {
+		a.beat()
+	}
+	a.check()
+}
+
+// beat says that this was all; to a new connection, behind all that is in force.
+func (a *quickAppliance) beat() {
+	if a.conn == nil || a.conn.over() {
+		a.conn = a.meet()
+		a.conn.open(http.StatusOK)
+		_, last, err := event.ParsePosition(a.conn.cursor)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		for n := int(last) + 1; n <= len(a.revocations); n++ {
+			if a.revocations[n-1].until > a.now {
+				a.conn.say(a.revocation(n))
+			}
+		}
+	}
+	a.conn.say(a.beatsAt(1, uint64(len(a.revocations)), a.now))
+}
+
+func (a *quickAppliance) revocation(n int) string {
+	r := a.revocations[n-1]
+	return a.event(event.Event{
+		Epoch: 1, Seq: uint64(n), Kind: chain.RevTask, ID: strconv.Itoa(n), Time: a.clock.Add(r.from), Expires: a.clock.Add(r.until),
+	})
+}
+
+func (a *quickAppliance) check() {
+	a.t.Helper()
+	if a.feed.FreshAt().IsZero() {
+		a.stale++
+		return
+	}
+	a.fresh++
+	at := a.feed.FreshAt().Sub(a.clock)
+	for i, r := range a.revocations {
+		if r.from <= at && at < r.until && !a.revoked(strconv.Itoa(i+1)) {
+			a.t.Errorf("fresh at %s without number %d, in force from %s until %s", at, i+1, r.from, r.until)
+		}
+	}
 }

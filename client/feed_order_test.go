@@ -156,3 +156,18 @@ func TestFeedIsStaleInANewEpoch(t *testing.T) {
 		w.fresh(w.clock, "a", "b")
 	})
 }
+
+// What is revoked again is held until it is over by the newer event.
+func TestFeedHoldsLongerWhatIsRevokedAgain(t *testing.T) {
+	onWire(t, func(w *wire) {
+		conn := w.connect("")
+		conn.say(w.revokesUntil(1, 1, "a", time.Second), w.revokesUntil(1, 2, "b", time.Second))
+		conn.say(w.revokes(1, 3, "a"), w.revokesUntil(1, 4, "b", time.Minute), w.beatsAt(1, 4, time.Second))
+		w.fresh(w.clock.Add(time.Second), "a", "b")
+		conn.say(w.beatsAt(1, 4, time.Minute))
+		w.fresh(w.clock.Add(time.Minute), "a")
+		if w.revoked("b") {
+			t.Error("it keeps what is over")
+		}
+	})
+}
