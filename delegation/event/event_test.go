@@ -3,11 +3,13 @@ package event_test
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +40,12 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 // sign makes the compact JWS that the appliance would, with changes to the header.
 func sign(t testing.TB, key *ecdsa.PrivateKey, claims any, change ...func(*jose.SignerOptions)) string {
 	t.Helper()
-	kid, err := chain.KeyID(key.Public())
+	return signAs(t, jose.SigningKey{Algorithm: jose.ES256, Key: key}, key.Public(), claims, change...)
+}
+
+func signAs(t testing.TB, key jose.SigningKey, public crypto.PublicKey, claims any, change ...func(*jose.SignerOptions)) string {
+	t.Helper()
+	kid, err := chain.KeyID(public)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +53,7 @@ func sign(t testing.TB, key *ecdsa.PrivateKey, claims any, change ...func(*jose.
 	for _, f := range change {
 		f(options)
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, options)
+	signer, err := jose.NewSigner(key, options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,9 +128,43 @@ func altered(t *testing.T, change func(map[string]any)) map[string]any {
 	return out
 }
 
-func inside(m map[string]any, name string) map[string]any {
-	v, _ := m[name].(map[string]any)
-	return v
+func inside(m map[string]any, path ...string) map[string]any {
+	for _, name := range path {
+		m, _ = m[name].(map[string]any)
+	}
+	return m
+}
+
+// dated writes another time in all places, and numbered another place in the feed.
+func dated(seconds int64) func(map[string]any) {
+	return func(m map[string]any) {
+		m["iat"] = seconds
+		inside(m, "events", event.CredentialChange)["event_timestamp"] = seconds
+	}
+}
+
+func numbered(epoch, seq uint64) func(map[string]any) {
+	return func(m map[string]any) {
+		inside(m, "signet")["epoch"], inside(m, "signet")["seq"] = epoch, seq
+		m["jti"] = event.Position(epoch, seq)
+	}
+}
+
+// ofNothing takes what it is about from all places.
+func ofNothing(m map[string]any) {
+	delete(inside(m, "signet"), "id")
+	delete(inside(m, "sub_id"), "id")
+	delete(inside(m, "events", event.CredentialChange), "x509_serial")
+}
+
+// ofUser makes it an event about a user of whom the given members are told, and told alike in both places.
+func ofUser(m, user map[string]any) {
+	m["sub_id"] = map[string]any{"format": "iss_sub"}
+	m["signet"] = map[string]any{"epoch": 1, "seq": 1, "kind": "user"}
+	for _, name := range []string{"sub_id", "signet"} {
+		maps.Copy(inside(m, name), user)
+	}
+	m["events"] = map[string]any{event.SessionRevoked: map[string]any{"event_timestamp": at.Unix()}}
 }
 
 func TestClaimsThatDoNotFitAreRefused(t *testing.T) {
@@ -134,21 +175,32 @@ func TestClaimsThatDoNotFitAreRefused(t *testing.T) {
 		"two audiences":  func(m map[string]any) { m["aud"] = []string{"spiffe://hospital.example", "spiffe://other.example"} },
 		"no aud":         func(m map[string]any) { delete(m, "aud") },
 		"no iat":         func(m map[string]any) { delete(m, "iat") },
+		"no time":        dated(0),
+		"before 1970":    dated(-1),
 		"jti":            func(m map[string]any) { m["jti"] = "1.2" },
 		"seq":            func(m map[string]any) { inside(m, "signet")["seq"] = 2 },
 		"epoch":          func(m map[string]any) { inside(m, "signet")["epoch"] = 2 },
 		"no epoch":       func(m map[string]any) { inside(m, "signet")["epoch"], m["jti"] = 0, "0.1" },
 		"no number":      func(m map[string]any) { inside(m, "signet")["seq"], m["jti"] = 0, "1.0" },
+		"64-bit epoch":   numbered(1<<63, 1),
+		"64-bit number":  numbered(1, 1<<63),
 		"kind":           func(m map[string]any) { inside(m, "signet")["kind"] = "agent" },
 		"unknown kind":   func(m map[string]any) { inside(m, "signet")["kind"] = "planet" },
 		"other id":       func(m map[string]any) { inside(m, "signet")["id"] = "ff" },
 		"no id":          func(m map[string]any) { inside(m, "signet")["id"] = "" },
+		"about nothing":  ofNothing,
+		"no user":        func(m map[string]any) { ofUser(m, map[string]any{}) },
+		"no issuer":      func(m map[string]any) { ofUser(m, map[string]any{"sub": "p-1"}) },
+		"issuer alone":   func(m map[string]any) { ofUser(m, map[string]any{"iss": "https://idp.example"}) },
 		"other subject":  func(m map[string]any) { inside(m, "sub_id")["id"] = "ff" },
 		"subject format": func(m map[string]any) { inside(m, "sub_id")["format"] = "email" },
 		"no subject":     func(m map[string]any) { delete(m, "sub_id") },
 		"no events":      func(m map[string]any) { delete(m, "events") },
 		"two events":     func(m map[string]any) { inside(m, "events")["https://other.example/"] = map[string]any{} },
 		"other event":    func(m map[string]any) { m["events"] = map[string]any{event.SessionRevoked: map[string]any{}} },
+		"other serial":   func(m map[string]any) { inside(m, "events", event.CredentialChange)["x509_serial"] = "ff" },
+		"other time":     func(m map[string]any) { inside(m, "events", event.CredentialChange)["event_timestamp"] = at.Unix() + 1 },
+		"other change":   func(m map[string]any) { inside(m, "events", event.CredentialChange)["change_type"] = "create" },
 		"no signet":      func(m map[string]any) { delete(m, "signet") },
 		"a user besides": func(m map[string]any) { inside(m, "signet")["iss"] = "https://idp.example" },
 	} {
@@ -156,8 +208,39 @@ func TestClaimsThatDoNotFitAreRefused(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, e, err)
 		}
 	}
-	if _, err := event.Parse(sign(t, key, altered(t, func(map[string]any) {})), key.Public(), origin, domain); err != nil {
-		t.Errorf("unchanged: %v", err)
+	for name, change := range map[string]func(map[string]any){
+		"unchanged": func(map[string]any) {},
+		"a user":    func(m map[string]any) { ofUser(m, map[string]any{"iss": "https://idp.example", "sub": "p-1"}) },
+	} {
+		if _, err := event.Parse(sign(t, key, altered(t, change)), key.Public(), origin, domain); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A kind from a later version is named to whoever looks why the feed stands still.
+func TestUnknownKindIsNamed(t *testing.T) {
+	key := newKey(t)
+	token := sign(t, key, altered(t, func(m map[string]any) { inside(m, "signet")["kind"] = "planet" }))
+	if _, err := event.Parse(token, key.Public(), origin, domain); err == nil || !strings.Contains(err.Error(), `"planet" is no kind`) {
+		t.Error(err)
+	}
+}
+
+// A token of the greatest length is read, and one that is longer by a byte of payload is not, though it is signed.
+func TestLengthOfTokens(t *testing.T) {
+	key := newKey(t)
+	padded := func(n int) string {
+		return sign(t, key, altered(t, func(m map[string]any) { m["more"] = strings.Repeat("x", n) }))
+	}
+	n := (event.MaxBytes - len(padded(0))) / 4 * 3
+	for len(padded(n)) <= event.MaxBytes {
+		n++
+	}
+	for token, fits := range map[string]bool{padded(n - 1): true, padded(n): false} {
+		if _, err := event.Parse(token, key.Public(), origin, domain); (err == nil) != fits || err != nil && !errors.Is(err, event.ErrEvent) {
+			t.Errorf("%d bytes: %v", len(token), err)
+		}
 	}
 }
 
@@ -181,6 +264,8 @@ func TestTokensThatAreNotTheAppliancesAreRefused(t *testing.T) {
 		"no typ":           sign(t, key, claims, func(o *jose.SignerOptions) { delete(o.ExtraHeaders, jose.HeaderType) }),
 		"another header":   sign(t, key, claims, func(o *jose.SignerOptions) { o.WithHeader("jku", "https://evil.example") }),
 		"embedded key":     sign(t, key, claims, func(o *jose.SignerOptions) { o.EmbedJWK = true; delete(o.ExtraHeaders, "kid") }),
+		"a key besides":    sign(t, key, claims, func(o *jose.SignerOptions) { o.EmbedJWK = true }),
+		"nonce":            sign(t, key, claims, func(o *jose.SignerOptions) { o.WithHeader("nonce", "n") }),
 		"alg none":         header(`{"alg":"none","typ":"secevent+jwt","kid":"`+kid+`"}`) + "." + parts[1] + ".",
 		"alg none, signed": header(`{"alg":"none","typ":"secevent+jwt","kid":"`+kid+`"}`) + "." + parts[1] + "." + parts[2],
 		"alg HS256":        header(`{"alg":"HS256","typ":"secevent+jwt","kid":"`+kid+`"}`) + "." + parts[1] + "." + parts[2],
@@ -198,13 +283,33 @@ func TestTokensThatAreNotTheAppliancesAreRefused(t *testing.T) {
 	}
 }
 
+// Keys that agents may have are none of the feed's, which has one algorithm.
+func TestOtherAlgorithmsAreRefused(t *testing.T) {
+	_, edwards, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for alg, key := range map[jose.SignatureAlgorithm]crypto.Signer{jose.EdDSA: edwards, jose.ES384: p384} {
+		token := signAs(t, jose.SigningKey{Algorithm: alg, Key: key}, key.Public(), events()[3].Claims(origin, domain))
+		if e, err := event.Parse(token, key.Public(), origin, domain); !errors.Is(err, event.ErrEvent) || e != (event.Event{}) {
+			t.Errorf("%s: %+v, %v", alg, e, err)
+		}
+	}
+}
+
 func TestPositions(t *testing.T) {
-	for text, want := range map[string][2]uint64{"": {}, "1.0": {1, 0}, "1.18": {1, 18}, "3.9223372036854775807": {3, 1<<63 - 1}} {
+	for text, want := range map[string][2]uint64{
+		"": {}, "1.0": {1, 0}, "1.18": {1, 18}, "3.9223372036854775807": {3, 1<<63 - 1}, "9223372036854775807.1": {1<<63 - 1, 1},
+	} {
 		if epoch, seq, err := event.ParsePosition(text); err != nil || epoch != want[0] || seq != want[1] {
 			t.Errorf("%q: %d %d %v", text, epoch, seq, err)
 		}
 	}
-	for _, text := range []string{"1", ".", "1.", ".1", "01.1", "1.01", "1.-1", "+1.1", "1.1.1", "1. 1", "1.9223372036854775808", "a.b"} {
+	for _, text := range []string{"1", ".", "1.", ".1", "01.1", "1.01", "1.-1", "+1.1", "1.1.1", "1. 1", "1.9223372036854775808", "9223372036854775808.1", "-1.1", "a.b"} {
 		if _, _, err := event.ParsePosition(text); !errors.Is(err, event.ErrEvent) {
 			t.Errorf("%q: %v", text, err)
 		}

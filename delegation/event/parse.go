@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -78,8 +79,9 @@ func (c claims) event(origin, trustDomain string) (Event, error) {
 	if c.Signet.Expires != 0 {
 		e.Expires = time.Unix(c.Signet.Expires, 0).UTC()
 	}
-	if e.Epoch == 0 || c.IssuedAt <= 0 {
-		return e, fmt.Errorf("epoch %d, iat %d", e.Epoch, c.IssuedAt)
+	// Its reader comes back with its place, which has to be one.
+	if e.Epoch == 0 || e.Epoch > math.MaxInt64 || e.Seq > math.MaxInt64 || c.IssuedAt <= 0 {
+		return e, fmt.Errorf("epoch %d, seq %d, iat %d", e.Epoch, e.Seq, c.IssuedAt)
 	}
 	if c.Signet.Kind != kindHeartbeat {
 		kind, err := chain.ParseRevKind(c.Signet.Kind)
@@ -87,7 +89,7 @@ func (c claims) event(origin, trustDomain string) (Event, error) {
 			return e, err
 		}
 		e.Kind = kind
-		if kind == chain.RevUser {
+		if kind == chain.RevUser && c.Signet.Issuer != "" && c.Signet.Subject != "" {
 			e.ID = chain.UserID(c.Signet.Issuer, c.Signet.Subject)
 		}
 		if e.ID == "" || e.Seq == 0 {
@@ -105,7 +107,7 @@ func (c claims) event(origin, trustDomain string) (Event, error) {
 		return e, fmt.Errorf("%d events", len(c.Events))
 	}
 	for kind, d := range want.Events {
-		if got, ok := c.Events[kind]; !ok || got != d {
+		if c.Events[kind] != d {
 			return e, errors.New("the event does not fit the signet member")
 		}
 	}
