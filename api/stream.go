@@ -2,7 +2,6 @@ package api
 
 import (
 	"bytes"
-	"errors"
 	"net/http"
 	"time"
 
@@ -24,17 +23,17 @@ func (s *Server) stream(c *call) (reply, error) {
 		return reply{}, err
 	}
 	w := c.echo.Response()
-	// The connection's deadlines, for a request and its answer, would be over long before the stream is.
-	if err := errors.Join(http.NewResponseController(w).SetReadDeadline(time.Time{}), extend(w, time.Time{})); err != nil {
+	// The connection's deadline for an answer would be over long before the stream is. That for a request is net/http's, which
+	// lifts it when the request is there.
+	if err := extend(w, time.Time{}); err != nil {
 		return reply{}, err
 	}
 	s.header(c, w.Header(), mediaEvents, "")
 	w.WriteHeader(http.StatusOK)
 	w.Flush()
-	sent := ""
 	for {
 		page := s.cfg.Domain.Feed(after, streamPage)
-		if err := s.piece(c, page, &sent); err != nil {
+		if err := s.piece(c, page); err != nil {
 			return reply{}, err
 		}
 		after = page.Next
@@ -61,15 +60,14 @@ func resumeAt(c *call) string {
 	return c.query.Get("cursor")
 }
 
-// piece writes a page, and the heartbeat behind the last event.
-func (s *Server) piece(c *call, page delegation.FeedPage, sent *string) error {
+// piece writes a page, and the heartbeat where it is behind the last event.
+func (s *Server) piece(c *call, page delegation.FeedPage) error {
 	var out bytes.Buffer
 	for _, e := range page.Events {
 		out.WriteString("id: " + event.Position(page.Next.Epoch, e.Seq) + "\ndata: " + e.SET + "\n\n")
 	}
-	if !page.More && page.Heartbeat != "" && page.Heartbeat != *sent {
+	if page.Heartbeat != "" {
 		out.WriteString("event: heartbeat\ndata: " + page.Heartbeat + "\n\n")
-		*sent = page.Heartbeat
 	}
 	if out.Len() == 0 {
 		return nil

@@ -37,6 +37,9 @@ const (
 // world is a Server on a real TLS port over a real domain.
 type world struct {
 	t      *testing.T
+	dial   func(ctx context.Context, network, addr string) (net.Conn, error) // nil: over loopback
+	http1  bool
+	stop   context.CancelFunc // ends the server
 	log    *memoryLog
 	domain *delegation.Service
 	server *Server
@@ -79,16 +82,21 @@ type person struct {
 
 func newWorld(t *testing.T, change ...func(*Config)) *world {
 	t.Helper()
-	w := &world{t: t, log: &memoryLog{state: map[string][]byte{}}, people: map[role]*person{}, logged: new(lockedBuffer)}
+	w := &world{t: t}
+	w.start(newListener(t), change...)
+	return w
+}
+
+func (w *world) start(listener net.Listener, change ...func(*Config)) {
+	w.t.Helper()
+	w.log, w.people, w.logged = &memoryLog{state: map[string][]byte{}}, map[role]*person{}, new(lockedBuffer)
 	w.health = []Condition{{Name: "hsm", OK: true}, {Name: "ca", OK: false, Reason: "two CAs left", Severity: Warning}}
-	operatorKey := newKey(t)
+	operatorKey := newKey(w.t)
 	result := w.open(operatorKey)
-	listener := newListener(t)
 	w.base = "https://" + listener.Addr().String()
 	w.serve(listener, change...)
 	w.people[anyone] = w.person(nil, nil)
 	w.people[operator] = w.person(operatorKey, [][]byte{result.Operator.DER, result.ServiceCAs[0].DER})
-	return w
 }
 
 // open makes the domain.
@@ -149,6 +157,7 @@ func (w *world) serve(l net.Listener, change ...func(*Config)) {
 	cert, roots := listenerCertificate(t)
 	w.roots = roots
 	ctx, stop := context.WithCancel(context.Background())
+	w.stop = stop
 	done := make(chan error, 1)
 	go func() { done <- w.server.Run(ctx, l, &tls.Config{Certificates: []tls.Certificate{cert}}) }()
 	t.Cleanup(func() {
@@ -181,7 +190,7 @@ func (w *world) person(key *ecdsa.PrivateKey, ders [][]byte) *person {
 		p.cert = &tls.Certificate{Certificate: ders, PrivateKey: key}
 		cfg.Certificates = []tls.Certificate{*p.cert}
 	}
-	tr := &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true}
+	tr := &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: !w.http1, DialContext: w.dial}
 	w.t.Cleanup(tr.CloseIdleConnections)
 	p.http = &http.Client{Transport: tr, Timeout: 20 * time.Second}
 	return p

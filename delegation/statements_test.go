@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"encoding/json"
+	"errors"
 	"sync/atomic"
 
 	"github.com/go-jose/go-jose/v4"
@@ -17,11 +18,15 @@ type statements struct {
 	failing atomic.Pointer[error]
 	signed  atomic.Int64
 	tokens  atomic.Int64 // access tokens among them
+	last    atomic.Int64 // the device is gone when so many are signed; 0: never
 }
 
 func (s *statements) Sign(_ context.Context, typ string, claims any) (string, error) {
 	if err := s.failing.Load(); err != nil {
 		return "", *err
+	}
+	if last := s.last.Load(); last > 0 && s.signed.Load() >= last {
+		return "", errors.New("the token is gone")
 	}
 	s.signed.Add(1)
 	if typ == chain.AccessTokenType {
