@@ -133,6 +133,7 @@ func (s *Service) signFeed(ctx context.Context, at *Cursor, beat *time.Time) (Re
 func (s *Service) signHeartbeat(ctx context.Context, page RevocationPage, now time.Time, beat *time.Time) error {
 	set, err := s.signEvent(ctx, event.Event{Epoch: page.Next.Epoch, Seq: page.Newest, Time: now})
 	if err != nil {
+		*beat = time.Time{} // owed behind what was shown, and so due at the next try
 		return err
 	}
 	*beat = now

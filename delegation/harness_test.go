@@ -259,7 +259,8 @@ type rig struct {
 	limits     delegation.Limits
 	proofs     proofs
 	clock      time.Time
-	skew       atomic.Int64 // nanoseconds
+	skew       atomic.Int64           // nanoseconds
+	onClock    atomic.Pointer[func()] // done once, before the clock is read next
 	operator   delegation.Caller
 	roots      *chain.Trust
 	workloads  map[string]*workload.Issuer
@@ -267,7 +268,12 @@ type rig struct {
 }
 
 // now is the clock; what runs beside the test reads it too, so such a test moves skew.
-func (r *rig) now() time.Time { return r.clock.Add(time.Duration(r.skew.Load())) }
+func (r *rig) now() time.Time {
+	if f := r.onClock.Swap(nil); f != nil {
+		(*f)()
+	}
+	return r.clock.Add(time.Duration(r.skew.Load()))
+}
 
 // identity is a key with its certificate.
 type identity struct {

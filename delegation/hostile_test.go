@@ -34,6 +34,9 @@ func (l *hookLog) Put(ctx context.Context, m []record.Mutation) error {
 	if f := l.beforePut; f != nil {
 		f()
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	return l.memoryLog.Put(ctx, m)
 }
 

@@ -43,6 +43,7 @@ func loadRevocations(ctx context.Context, log Log, now time.Time) (*revocations,
 		return nil, err
 	}
 	if known {
+		// No revocation that is loaded has a higher number: each was written together with a head above it.
 		r.epoch, r.newest = head.Epoch, head.Seq
 	}
 	after := ""
@@ -60,9 +61,6 @@ func loadRevocations(ctx context.Context, log Log, now time.Time) (*revocations,
 		}
 	}
 	slices.SortFunc(r.list, func(a, b Revocation) int { return cmp.Compare(a.Seq, b.Seq) })
-	if n := len(r.list); n > 0 {
-		r.newest = max(r.newest, r.list[n-1].Seq)
-	}
 	r.shown = r.newest
 	r.drop(now)
 	return r, nil

@@ -34,9 +34,6 @@ func (s *Service) revoke(ctx context.Context, by Caller, q RevokeRequest) (Revoc
 	if _, _, err := s.replayed(by, q.Idempotency); err != nil {
 		return Revocation{}, err
 	}
-	if v, ok := s.revoked.get(q.Kind, q.ID); ok {
-		return v, nil
-	}
 	return s.end(ctx, by, q, what)
 }
 
