@@ -30,7 +30,7 @@ func FirstOperator(cert, issuer *x509.Certificate, now time.Time) (record.Entry,
 	if err != nil {
 		return record.Entry{}, err
 	}
-	serial, err := serialMutation(chain.Serial(cert), id.Kind(), cert.NotAfter)
+	serial, err := serialMutation(chain.Serial(cert), id.Kind(), cert.NotAfter, "")
 	if err != nil {
 		return record.Entry{}, err
 	}

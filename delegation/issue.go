@@ -18,6 +18,7 @@ type order struct {
 	payload   any
 	mutations func(p Prepared) ([]record.Mutation, error)
 	until     time.Time // when the last certificate that could be renewed over this one has ended; zero: it cannot be renewed
+	first     string    // serial of the certificate that its renewals began with; "": it is not renewed over any
 }
 
 // issue is the one way to a signature: prepare, append and wait until durable, sign exactly those bytes, release.
@@ -55,7 +56,7 @@ func (s *Service) issueDraft(o order, p Prepared) (draft, error) {
 	if err != nil {
 		return draft{}, err
 	}
-	serial, err := serialMutation(f.Serial, o.template.ID.Kind(), later(f.NotAfter, o.until))
+	serial, err := serialMutation(f.Serial, o.template.ID.Kind(), later(f.NotAfter, o.until), o.first)
 	if err != nil {
 		return draft{}, err
 	}

@@ -121,7 +121,7 @@ func (s *Service) Certificate(tbs [32]byte) (der []byte, ok bool, err error) {
 }
 
 // Recover closes what a crash left open: for each entry whose signature may or may not have been released it appends
-// issue_unknown. It has the log speak for the numbers of revocations too, so that they can be had while the log is silent.
+// issue_unknown, and revokes what was renewed over a revoked certificate and is not revoked yet. It has the log speak for the numbers of revocations too, so that they can be had while the log is silent.
 // It runs once, before the first request.
 func (s *Service) Recover(ctx context.Context) error {
 	s.revoked.turn <- struct{}{}
@@ -130,7 +130,13 @@ func (s *Service) Recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("delegation: recover: %w", err)
 	}
-	return s.closeOpen(ctx)
+	if err := s.closeOpen(ctx); err != nil {
+		return err
+	}
+	if err := s.endAllRenewed(ctx); err != nil {
+		return fmt.Errorf("delegation: recover: %w", err)
+	}
+	return nil
 }
 
 func (s *Service) closeOpen(ctx context.Context) error {

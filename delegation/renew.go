@@ -53,14 +53,18 @@ func (s *Service) renew(ctx context.Context, by Caller, kind chain.Kind, name st
 		return Issued{}, err
 	}
 	present := chain.Serial(by.Certs[0])
+	next := line
+	next.Serials = append(append([]string(nil), line.Serials...), present)
+	if err := s.roomToRenew(ctx, next.Serials[0]); err != nil {
+		return Issued{}, err
+	}
 	o := order{
 		env:       record.Envelope{},
 		body:      record.IssueBody{Attestation: line.Method, Renews: present},
-		mutations: func(p Prepared) ([]record.Mutation, error) { return s.renewMutations(id, present, line, p, req.SPKI) },
+		mutations: func(p Prepared) ([]record.Mutation, error) { return s.renewMutations(id, next, p, req.SPKI) },
 	}
 	nameCaller(&o.env, by)
-	next := line
-	next.Serials = append(append([]string(nil), line.Serials...), present)
+	o.first = next.Serials[0]
 	ttl := bounded(s.cfg.Now().Add(s.cfg.Limits.WorkloadTTL), line.At.Add(s.cfg.Limits.AttestationAge)).Sub(s.cfg.Now())
 	return s.issueNamed(ctx, id, csr, ttl, next, o)
 }
@@ -90,10 +94,16 @@ func (s *Service) renewable(by Caller, req *chain.CSR) (lineState, error) {
 	return *line, nil
 }
 
-// renewMutations asks again at commit for what could have been revoked or replaced, and moves the pod to the new key.
-func (s *Service) renewMutations(id chain.ID, present string, line lineState, p Prepared, spki []byte) ([]record.Mutation, error) {
+// renewMutations asks again at commit for what could have been revoked or replaced, notes over what the certificate is renewed,
+// and moves the pod to the new key. line is that of the new certificate.
+func (s *Service) renewMutations(id chain.ID, line lineState, p Prepared, spki []byte) ([]record.Mutation, error) {
+	present := line.Serials[len(line.Serials)-1]
 	revoked := refuse(Forbidden, chain.CodeCertificateRevoked, "", "the certificate is revoked")
-	m := []record.Mutation{must(record.Absent, revKey(chain.RevCertificate, present), revoked)}
+	listed, err := s.renewedMutation(line, p)
+	if err != nil {
+		return nil, err
+	}
+	m := []record.Mutation{must(record.Absent, revKey(chain.RevCertificate, present), revoked), listed}
 	if id.Kind() == chain.Orchestrator {
 		m = append(m, must(record.Absent, revKey(chain.RevOrchestrator, id.Name()), errOrchestratorRevoked()), held(id, p))
 	}

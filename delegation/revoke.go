@@ -34,7 +34,11 @@ func (s *Service) revoke(ctx context.Context, by Caller, q RevokeRequest) (Revoc
 	if _, _, err := s.replayed(by, q.Idempotency); err != nil {
 		return Revocation{}, err
 	}
-	return s.end(ctx, by, q, what)
+	v, err := s.end(ctx, by, q, what)
+	if err == nil && q.Kind == chain.RevCertificate {
+		err = s.endRenewed(ctx, by, q.ID)
+	}
+	return v, err
 }
 
 // revocable is a thing that may be revoked: what its entry's envelope says, and when nothing valid names it any more
@@ -132,8 +136,17 @@ type ending struct {
 // Whoever has the turn takes along what waits: numbers go up in the order of the feed, and a thousand revocations at once
 // cost a few writes.
 func (s *Service) end(ctx context.Context, by Caller, q RevokeRequest, what revocable) (Revocation, error) {
+	return s.ended(s.begin(ctx, by, q, what))
+}
+
+func (s *Service) begin(ctx context.Context, by Caller, q RevokeRequest, what revocable) *ending {
 	e := &ending{ctx: context.WithoutCancel(ctx), by: by, q: q, what: what, done: make(chan struct{})}
 	s.revoked.wait(e)
+	return e
+}
+
+// ended waits for what has begun, and does it when it has the turn.
+func (s *Service) ended(e *ending) (Revocation, error) {
 	for {
 		select {
 		case <-e.done:

@@ -16,8 +16,8 @@ func revKey(kind chain.RevKind, id string) string { return keyRevoked + kind.Str
 
 // serialMutation notes whose a certificate is, and until when it is valid, or one that was renewed over it: a revocation of
 // its serial has no longer life, and no shorter one.
-func serialMutation(serial string, kind chain.Kind, end time.Time) (record.Mutation, error) {
-	value, err := encode(serialState{Kind: kind.String(), End: end.UTC()})
+func serialMutation(serial string, kind chain.Kind, end time.Time, first string) (record.Mutation, error) {
+	value, err := encode(serialState{Kind: kind.String(), End: end.UTC(), First: first})
 	return record.Mutation{Key: keySerial + serial, Value: value, Expires: end.Add(grace)}, err
 }
 

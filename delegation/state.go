@@ -33,9 +33,10 @@ const (
 	keyEnded        = "ended/"  // ended/<pseudonym>: when the user's identity provider last ended their sessions
 	keyRevoked      = "rev/"    // rev/<kind>/<id>
 	keyFeed         = "feed/head"
-	keySerial       = "serial/" // serial/<serial>: whose the certificate is, and until when it is valid, or one renewed over it
-	keyHeld         = "held/"   // held/<orchestrator>/<serial>: certificates that it holds
-	keyGiven        = "given/"  // given/<pseudonym>/<grant id>: the grants that a user gave
+	keySerial       = "serial/"  // serial/<serial>: whose the certificate is, and until when it is valid, or one renewed over it
+	keyHeld         = "held/"    // held/<orchestrator>/<serial>: certificates that it holds
+	keyRenewed      = "renewed/" // renewed/<serial of the first>/<serial>: what goes back to one certificate by renewals
+	keyGiven        = "given/"   // given/<pseudonym>/<grant id>: the grants that a user gave
 )
 
 // grace keeps short-lived state a little longer than anything that can name it.
@@ -197,6 +198,14 @@ type revokedState struct {
 type serialState struct {
 	Kind string    `json:"kind"`
 	End  time.Time `json:"end"` // of the certificate, or of one that was renewed over it
+	// First is the serial of the certificate that its renewals began with, "" if it was not renewed over any.
+	First string `json:"first,omitempty"`
+}
+
+// renewedOverState is a certificate that was renewed over another.
+type renewedOverState struct {
+	Over     string    `json:"over"` // serial
+	NotAfter time.Time `json:"not_after"`
 }
 
 // feedState stands apart from the revocations, which are dropped in their time: no number is ever used twice.
