@@ -75,6 +75,10 @@ func TestTheEpochIsTheLogs(t *testing.T) {
 		r := newRig(t)
 		reader := r.service("records")
 		r.log.apply([]record.Mutation{{Key: "feed/head", Value: []byte(`{"epoch":7,"seq":100}`)}})
+		r.restart()
+		if err := r.s.Recover(t.Context()); err != nil { // which has the log speak for numbers
+			t.Fatal(err)
+		}
 		last := uint64(100)
 		for _, id := range []string{"01", "02"} { // with a start in between
 			r.restart()
@@ -102,6 +106,20 @@ func TestTheEpochIsTheLogs(t *testing.T) {
 			t.Errorf("acknowledged: %v are left", got)
 		}
 		stop()
+	})
+}
+
+// A heartbeat goes by the numbers that were given out, also when nothing of that number is left.
+func TestAHeartbeatOverNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.log.apply([]record.Mutation{{Key: "feed/head", Value: []byte(`{"epoch":1,"seq":100}`)}})
+		r.restart()
+		defer r.run()()
+		synctest.Wait()
+		if beat := r.verified(r.s.Feed(delegation.Cursor{}, 10).Heartbeat); beat.Seq != 100 {
+			t.Errorf("up to %d", beat.Seq)
+		}
 	})
 }
 

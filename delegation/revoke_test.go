@@ -164,6 +164,10 @@ func TestACallerWhoHangsUp(t *testing.T) {
 	if n := len(r.list()); n != 2 || h.count(record.TypeRevoke) != 2 {
 		t.Errorf("%d in force, %d entries", n, h.count(record.TypeRevoke))
 	}
+	user := chain.User{Issuer: "https://idp.example", Subject: "physician-1"}
+	if err := r.s.RegisterCredential(gone, user, delegation.Credential{ID: []byte{1}, PublicKey: []byte{2}}); err != nil {
+		t.Errorf("an authenticator of somebody who is gone: %v", err)
+	}
 	r.restart()
 	if n := len(r.list()); n != 2 {
 		t.Errorf("%d after a restart", n)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	v1 "github.com/signet-pki/signet/api/v1"
+	"github.com/signet-pki/signet/client"
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
@@ -38,7 +39,7 @@ func (c *cast) crl() ([]byte, error) {
 }
 
 // TestRevokedCertificatesInTheCRL: stock software sees that a service's, an operator's and an orchestrator's certificate is
-// revoked, and never an agent's, which has noRevAvail (RFC 9608).
+// revoked, and one that was renewed over it, and never an agent's, which has noRevAvail (RFC 9608).
 func TestRevokedCertificatesInTheCRL(t *testing.T) {
 	dir := newDir(t)
 	d := start(t, dir)
@@ -50,6 +51,7 @@ func TestRevokedCertificatesInTheCRL(t *testing.T) {
 	name := strings.TrimPrefix(other.cert.Leaf.URIs[0].Path, "/orchestrator/")
 	revoked := map[string]*x509.Certificate{
 		"service": c.service.cert.Leaf, "operator": c.auditor.cert.Leaf, "orchestrator": c.orchestrator.cert.Leaf, "other": other.cert.Leaf,
+		"renewed": c.renewed(c.orchestrator),
 	}
 	issuer := readCertificate(t, dir, "service-ca-1")
 	must(t, c.openssl(issuer, c.service.cert.Leaf, "service", false))
@@ -79,6 +81,17 @@ func TestRevokedCertificatesInTheCRL(t *testing.T) {
 		must(t, c.openssl(issuer, cert, who, true))
 	}
 	must(t, c.openssl(issuer, c.operator.cert.Leaf, "operator", false))
+}
+
+// renewed is a certificate of an orchestrator over its present one.
+func (c *cast) renewed(of *person) *x509.Certificate {
+	c.t.Helper()
+	key, csr := newKey(c.t)
+	out, err := of.RenewOrchestrator(c.t.Context(), strings.TrimPrefix(of.cert.Leaf.URIs[0].Path, "/orchestrator/"), csr)
+	must(c.t, err)
+	cert, err := client.Certificate(out.CertificateChain, key)
+	must(c.t, err)
+	return cert.Leaf
 }
 
 // listed waits for the list with a certificate.
