@@ -145,7 +145,15 @@ func TestARenewalWhileItsLineIsRevoked(t *testing.T) {
 		}()
 		<-admitted
 		r.revoke(chain.RevCertificate, chain.Serial(first.certs[0]))
-		if got, want := r.revokedSerials(), serialsOf(first, second, <-renewed); !slices.Equal(got, want) {
+		if !isClosed(revoking) {
+			t.Error("what was renewed was not revoked")
+			close(revoking)
+		}
+		third := <-renewed
+		if third.certs == nil {
+			return
+		}
+		if got, want := r.revokedSerials(), serialsOf(first, second, third); !slices.Equal(got, want) {
 			t.Errorf("%v are revoked, want %v", got, want)
 		}
 	})
