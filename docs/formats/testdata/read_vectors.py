@@ -277,15 +277,37 @@ def der_uint(b):
     return bytes([2, len(b) + (b[0] >> 7)]) + (b"\0" if b[0] >> 7 else b"") + b
 
 
-def parse_statement(jws, spki):
-    need(len(jws) <= 16 << 10 and jws.count(".") == 2, "compact")
+def parse_compact(jws, typ, limit, spki):
+    need(len(jws) <= limit and jws.count(".") == 2, "compact")
     header, payload, signature = jws.split(".")
     alg = next((a for prefix, a in ALGORITHMS.items() if spki.hex().startswith(prefix)), None)
     h = members(decode(header), alg=str, typ=str)
-    need(h["typ"] == "agent-delegation+jwt" and h["alg"] == alg, "header")
+    need(h["typ"] == typ and h["alg"] == alg, "header")
     check_signature(alg, spki, f"{header}.{payload}".encode(), b64(signature))
+    return decode(payload)
+
+
+def parse_rekey(jws, spki):
     c = members(
-        decode(payload), iss=str, sub=str, aud=str, jti=str, task_id=str, scope=str, iat=int, exp=int, del_max_depth=int, par_hash=str, cnf=dict
+        parse_compact(jws, "agent-rekey+jwt", 4 << 10, spki), iss=str, aud=str, task_id=str, iat=int, exp=int, old_jkt=str, cnf=dict
+    )
+    need(check_id(c["iss"])[1] == "agent", "iss")
+    plain(c["aud"]), uuid7(c["task_id"])
+    need(0 < c["iat"] < c["exp"] < 253402300800, "number")
+    need(c["cnf"].keys() == {"jkt"}, "cnf")
+    need(digest(c["old_jkt"]) == thumbprint(spki) != digest(c["cnf"]["jkt"]), "key")
+    return c
+
+
+def parse_enrolment(jws, spki, token):
+    cnf = parse_statement(jws, spki)["cnf"]
+    b64(token, 32)
+    need("enrol" in cnf and b64(cnf["enrol"]) == hashlib.sha256(token.encode()).digest(), "enrol")
+
+
+def parse_statement(jws, spki):
+    c = members(
+        parse_compact(jws, "agent-delegation+jwt", 16 << 10, spki), iss=str, sub=str, aud=str, jti=str, task_id=str, scope=str, iat=int, exp=int, del_max_depth=int, par_hash=str, cnf=dict
     )
     iss, sub = check_id(c["iss"]), check_id(c["sub"])
     need(iss[1] in ("orchestrator", "agent") and sub[1] == "agent" and iss[0] == sub[0] and c["iss"] != c["sub"], "parties")
@@ -371,7 +393,10 @@ def judge(v):
 
 
 def thumbprint(spki):
-    """RFC 7638, of a P-256 key."""
+    """RFC 7638, of a P-256 or (RFC 8037) an Ed25519 key."""
+    if spki.hex().startswith("302a300506032b6570"):
+        x = base64.urlsafe_b64encode(spki[-32:]).rstrip(b"=").decode()
+        return hashlib.sha256(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'.encode()).digest()
     point = spki[-64:]
     x, y = (base64.urlsafe_b64encode(p).rstrip(b"=").decode() for p in (point[:32], point[32:]))
     return hashlib.sha256(f'{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}'.encode()).digest()
@@ -431,6 +456,10 @@ def run(directory):
         check("grant.json", v["name"], (why == "", got.hex() if got else None), (v["valid"], v.get("sha256")))
     for v in load("delegation-jws.json"):
         check("delegation-jws.json", v["name"], verdict(parse_statement, v["jws"], bytes.fromhex(v["key"]))[1] == "", v["valid"])
+    for v in load("rekey-jws.json"):
+        check("rekey-jws.json", v["name"], verdict(parse_rekey, v["jws"], bytes.fromhex(v["key"]))[1] == "", v["valid"])
+    for v in load("enrolment.json"):
+        check("enrolment.json", v["name"], verdict(parse_enrolment, v["jws"], bytes.fromhex(v["key"]), v["token"])[1] == "", v["valid"])
     for v in load("verify.json")["vectors"]:
         for name, got in judge(v).items():
             check("verify.json", f"{v['name']}: {name}", got, v["checks"][name])
