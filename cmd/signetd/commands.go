@@ -18,7 +18,7 @@ type initCommand struct{ configured }
 
 // Run holds the ceremony.
 func (c initCommand) Run(ctx context.Context, log *slog.Logger) error {
-	cfg, err := appliance.LoadConfig(c.Config)
+	cfg, err := dev.LoadConfig(c.Config)
 	if err != nil {
 		return err
 	}
@@ -29,7 +29,7 @@ type serveCommand struct{ configured }
 
 // Run serves until a signal.
 func (c serveCommand) Run(ctx context.Context, log *slog.Logger) error {
-	cfg, err := appliance.LoadConfig(c.Config)
+	cfg, err := dev.LoadConfig(c.Config)
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ type doctorCommand struct{ configured }
 
 // Run prints what is good and what is not.
 func (c doctorCommand) Run(ctx context.Context, log *slog.Logger) error {
-	cfg, err := appliance.LoadConfig(c.Config)
+	cfg, err := dev.LoadConfig(c.Config)
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ type fsckCommand struct{ configured }
 
 // Run checks the log.
 func (c fsckCommand) Run(ctx context.Context, log *slog.Logger) error {
-	cfg, err := appliance.LoadConfig(c.Config)
+	cfg, err := dev.LoadConfig(c.Config)
 	if err != nil {
 		return err
 	}

@@ -61,6 +61,15 @@ func config(dir, addr string, d *devkit.Devices) (appliance.Config, error) {
 	return appliance.ParseConfig(text)
 }
 
+// LoadConfig reads a configuration. One that a development appliance left in its directory finds the software tokens there.
+func LoadConfig(path string) (appliance.Config, error) {
+	c, err := appliance.LoadConfig(path)
+	if err != nil || !c.Development {
+		return c, err
+	}
+	return c, devkit.Find(devicesDir(c.Dir))
+}
+
 // saveConfig leaves the configuration for `signetd fsck` and `signetd doctor`, and for the curious.
 func saveConfig(dir string, c appliance.Config) error {
 	text, err := yaml.Marshal(c)

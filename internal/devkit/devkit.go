@@ -24,6 +24,9 @@ const (
 	TokenAudit   = "signet-audit"
 )
 
+// softHSMConf is the variable that names SoftHSM's configuration.
+const softHSMConf = "SOFTHSM2_CONF"
+
 // ErrMissing means that SoftHSM is not installed.
 var ErrMissing = errors.New("SoftHSM is not installed: apt-get install softhsm2")
 
@@ -36,7 +39,7 @@ type Devices struct {
 
 // Provisioned reports whether dir holds devices.
 func Provisioned(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, "softhsm2.conf"))
+	_, err := os.Stat(confFile(dir))
 	return err == nil && swtpmd.Provisioned(tpmDir(dir))
 }
 
@@ -87,15 +90,27 @@ func makeToken(dir, module, label string) error {
 // useSoftHSM writes the configuration for where dir is now and points this process at it. SoftHSM reads the variable
 // when the module is initialised.
 func useSoftHSM(dir string) error {
-	conf := filepath.Join(dir, "softhsm2.conf")
+	conf := confFile(dir)
 	text := fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n", tokenDir(dir))
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("devkit: %w", err)
 	}
-	if err := os.Setenv("SOFTHSM2_CONF", conf); err != nil {
+	return pointTo(conf)
+}
+
+func pointTo(conf string) error {
+	if err := os.Setenv(softHSMConf, conf); err != nil {
 		return fmt.Errorf("devkit: %w", err)
 	}
 	return nil
+}
+
+// Find points this process at the SoftHSM of dir, if there is one and nobody has named another. It changes nothing there.
+func Find(dir string) error {
+	if os.Getenv(softHSMConf) != "" || !Provisioned(dir) {
+		return nil
+	}
+	return pointTo(confFile(dir))
 }
 
 // Start points this process at the SoftHSM of dir and runs its TPM. Stop ends it.
@@ -126,6 +141,7 @@ func (d *Devices) Stop() error { return d.tpm.Stop() }
 // PINFile is the file with the PIN of a token.
 func PINFile(dir, label string) string { return filepath.Join(dir, "pins", label+".pin") }
 
+func confFile(dir string) string { return filepath.Join(dir, "softhsm2.conf") }
 func tokenDir(dir string) string { return filepath.Join(dir, "tokens") }
 func tpmDir(dir string) string   { return filepath.Join(dir, "tpm") }
 

@@ -41,6 +41,21 @@ func TestMakeAndStart(t *testing.T) {
 		}
 	}()
 	useAll(t, d, dir)
+	found(t, dir)
+}
+
+// found wants the devices of dir used where nobody says which, and only there.
+func found(t *testing.T, dir string) {
+	t.Helper()
+	conf := filepath.Join(dir, "softhsm2.conf")
+	for _, c := range []struct{ dir, set, want string }{
+		{dir, "", conf}, {dir, "/etc/mine.conf", "/etc/mine.conf"}, {filepath.Dir(dir), "", ""},
+	} {
+		t.Setenv("SOFTHSM2_CONF", c.set)
+		if err := devkit.Find(c.dir); err != nil || os.Getenv("SOFTHSM2_CONF") != c.want {
+			t.Errorf("%s with %q: %q, %v", c.dir, c.set, os.Getenv("SOFTHSM2_CONF"), err)
+		}
+	}
 }
 
 // useAll makes a key on each token and talks to the TPM.
