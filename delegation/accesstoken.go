@@ -80,10 +80,22 @@ func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (To
 	// The very bytes that the entry has the hash of.
 	compact, err := s.cfg.Statements.Sign(ctx, chain.AccessTokenType, json.RawMessage(claims))
 	if err != nil {
-		s.cfg.Logger.Error("an access token was recorded and not signed", slog.String("jti", t.JTI), slog.Any("error", err))
-		return Token{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", Err: err}
+		s.tokenFailed(ctx, d.env, t, pos.Index)
+		return Token{}, &Error{Kind: Unavailable, Code: codeSigning, Detail: "the signing key is not available", AuditIndex: &pos.Index, Err: err}
 	}
 	return Token{Compact: compact, NotAfter: t.Expiry, Scope: t.Scope, Position: pos}, nil
+}
+
+// tokenFailed records that the token was not signed, though the caller may be gone. A crash before it leaves nothing: the
+// token's entry says that it may have been released, and what may be is over within five minutes.
+func (s *Service) tokenFailed(ctx context.Context, env record.Envelope, t *chain.AccessToken, index uint64) {
+	env.Type, env.Code, env.Policy = record.TypeTokenFailed, codeSigning, ""
+	_, err := s.appendFirmly(ctx, draft{
+		env: env, body: record.TokenFailBody{Index: index, JTI: t.JTI}, terms: append(termsOf(env), record.Term{Kind: "serial", ID: t.Serial}),
+	})
+	if err != nil {
+		s.cfg.Logger.Error("a token that was not signed was not recorded", slog.String("jti", t.JTI), slog.Any("error", err))
+	}
 }
 
 // presentKey refuses an agent that comes with a key which it replaced. It gives the check that this still holds at commit.

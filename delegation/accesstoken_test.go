@@ -1,6 +1,7 @@
 package delegation_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -163,7 +164,35 @@ func TestIssueTokenKeyGone(t *testing.T) {
 	if code(t, err) != "signing_failed" || got.Compact != "" {
 		t.Errorf("%v", err)
 	}
-	if env := r.log.last(t); env.Type != record.TypeDeny || env.Code != "signing_failed" || r.log.count(record.TypeToken) != 1 {
-		t.Errorf("the last entry is %s %s", env.Type, env.Code)
+	r.wantTokenFailed(err)
+}
+
+// wantTokenFailed wants one token, which the last entry says was not signed.
+func (r *rig) wantTokenFailed(err error) {
+	r.t.Helper()
+	env := r.log.last(r.t)
+	body, decoded := record.DecodeBody[record.TokenFailBody](env)
+	e := delegation.AsError(err)
+	if env.Type != record.TypeTokenFailed || env.Code != "signing_failed" || env.Agent == "" || env.Service != "records" || decoded != nil ||
+		r.log.count(record.TypeToken) != 1 || e.AuditIndex == nil || body.Index != *e.AuditIndex || body.Index != uint64(len(r.log.entries)-2) {
+		r.t.Fatalf("the last entry is %s %s %+v, after %v", env.Type, env.Code, body, e.AuditIndex)
 	}
+	token, err := record.DecodeBody[record.TokenBody](r.log.entry(r.t, body.Index))
+	if err != nil || token.JTI != body.JTI {
+		r.t.Errorf("it is about %s, not %s: %v", body.JTI, token.JTI, err)
+	}
+}
+
+// A caller that hangs up while its token is signed leaves the same entry.
+func TestIssueTokenAbandoned(t *testing.T) {
+	r, agent, _ := tokenRig(t)
+	h := r.hooked()
+	by := r.auth(agent)
+	ctx, cancel := context.WithCancel(t.Context())
+	h.afterAppend = func(record.Entry) error { cancel(); return nil }
+	_, err := r.s.IssueToken(ctx, by, tokenRequest(t))
+	if code(t, err) != "signing_failed" {
+		t.Errorf("%v", err)
+	}
+	r.wantTokenFailed(err)
 }

@@ -45,6 +45,9 @@ var ErrUnknown = errors.New("delegation: outcome of the append unknown")
 // codeUnknown is the refusal of a request whose entry may exist.
 const codeUnknown = "outcome_unknown"
 
+// codeSigning is the refusal of a request whose entry exists, and whose signature does not.
+const codeSigning = "signing_failed"
+
 // appendWithin bounds an append that must not be abandoned with its request.
 const appendWithin = 10 * time.Second
 

@@ -140,11 +140,19 @@ func (l *memoryLog) Scan(_ context.Context, prefix, after string, limit int, fn 
 func (l *memoryLog) last(t *testing.T) record.Envelope {
 	t.Helper()
 	l.mu.Lock()
+	n := len(l.entries)
+	l.mu.Unlock()
+	return l.entry(t, uint64(n)-1)
+}
+
+func (l *memoryLog) entry(t *testing.T, index uint64) record.Envelope {
+	t.Helper()
+	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.entries) == 0 {
-		t.Fatal("the log is empty")
+	if index >= uint64(len(l.entries)) {
+		t.Fatalf("the log has no entry %d", index)
 	}
-	env, err := record.Check(l.entries[len(l.entries)-1].Envelope)
+	env, err := record.Check(l.entries[index].Envelope)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,7 +72,7 @@ func (s *Service) sign(ctx context.Context, o order, p Prepared, pos Position) (
 	der, err := s.cfg.Certifier.Issue(ctx, p)
 	if err != nil {
 		s.signFailed(ctx, o, p, pos.Index)
-		return Issued{}, &Error{Kind: Unavailable, Code: "signing_failed", Detail: "the signing key is not available", AuditIndex: &pos.Index, Err: err}
+		return Issued{}, &Error{Kind: Unavailable, Code: codeSigning, Detail: "the signing key is not available", AuditIndex: &pos.Index, Err: err}
 	}
 	s.released.put(p.Hash(), pos)
 	s.keep(ctx, kept{tbs: p.Hash(), der: der[0], at: pos})
@@ -81,7 +81,7 @@ func (s *Service) sign(ctx context.Context, o order, p Prepared, pos Position) (
 
 func (s *Service) signFailed(ctx context.Context, o order, p Prepared, index uint64) {
 	env := o.env
-	env.Type, env.Code = record.TypeIssueFailed, "signing_failed"
+	env.Type, env.Code = record.TypeIssueFailed, codeSigning
 	// The caller may be gone; the record of what was not signed is owed all the same.
 	_, err := s.appendFirmly(ctx, draft{
 		env: env, body: record.FailBody{Index: index, Serial: p.Facts().Serial, TBSHash: hexOf(p.Hash())}, terms: termsOf(env),

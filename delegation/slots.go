@@ -56,7 +56,7 @@ func (s *Service) withSlot(ctx context.Context, task string, expires time.Time, 
 		case errSlotTaken.Code:
 			s.slots.forget(task)
 			continue
-		case "signing_failed", codeUnknown:
+		case codeSigning, codeUnknown:
 			return err
 		}
 		s.slots.give(task, n)

@@ -34,6 +34,9 @@ type said struct {
 func (s said) heartbeat() bool { return s.Signet.Kind == "heartbeat" }
 
 func (s *statements) Sign(ctx context.Context, typ string, claims any) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
 	if err := s.failing.Load(); err != nil {
 		return "", *err
 	}

@@ -42,6 +42,8 @@ type fact struct {
 	grant  grantFact
 	enrol  enrolFact
 	token  tokenFact
+
+	unsigned tokenName // token_failed
 }
 
 // entries goes once through all chunks: a window of them in parallel, then what needs their order.
@@ -250,6 +252,8 @@ func factOf(env record.Envelope) (f fact, err error) {
 		f.enrol, err = enrolOf(env)
 	case record.TypeToken:
 		f.token, err = tokenOf(env)
+	case record.TypeTokenFailed:
+		f.unsigned, err = unsignedOf(env)
 	case record.TypeCeremony:
 	default:
 		return fact{}, nil

@@ -34,6 +34,7 @@ func certifiedOf(body *record.IssueBody) (*certified, error) {
 
 // tokenFact is an access token as its entry tells it.
 type tokenFact struct {
+	jti      string
 	agent    string // UUID
 	serial   string
 	scope    chain.Scope
@@ -46,15 +47,37 @@ func tokenOf(env record.Envelope) (f tokenFact, err error) {
 	if err != nil {
 		return f, err
 	}
-	f = tokenFact{agent: env.Agent, serial: body.Serial, at: env.Time, notAfter: body.NotAfter}
+	f = tokenFact{jti: body.JTI, agent: env.Agent, serial: body.Serial, at: env.Time, notAfter: body.NotAfter}
 	if f.scope, err = chain.ParseScope(body.Scope); err != nil {
 		return f, fmt.Errorf("scope: %w", err)
 	}
 	return f, nil
 }
 
+// tokenName is what a token_failed entry says of the token that it is about.
+type tokenName struct {
+	index      uint64 // of the token entry
+	jti, agent string
+}
+
+func unsignedOf(env record.Envelope) (tokenName, error) {
+	body, err := record.DecodeBody[record.TokenFailBody](env)
+	return tokenName{index: body.Index, jti: body.JTI, agent: env.Agent}, err
+}
+
+// noteUnsigned checks that a token that was not signed was recorded before, and is said once not to have been.
+func (v *verifier) noteUnsigned(f *fact) {
+	var err error
+	if _, known := v.accessTokens[f.unsigned]; !known && v.opts.Range == nil {
+		err = errors.New("no earlier entry records the access token that was not signed")
+	}
+	delete(v.accessTokens, f.unsigned)
+	v.tally.check(CheckDelegation, at(f.index, entriesPath(f.index/chunk)), err)
+}
+
 // noteToken checks that a token gives no more than the certificate that it is bound to.
 func (v *verifier) noteToken(f *fact) {
+	v.accessTokens[tokenName{index: f.index, jti: f.token.jti, agent: f.token.agent}] = struct{}{}
 	v.tally.check(CheckDelegation, at(f.index, entriesPath(f.index/chunk)), v.within(&f.token))
 }
 

@@ -96,3 +96,52 @@ func TestAccessTokens(t *testing.T) {
 		})
 	}
 }
+
+// A token that was not signed is said not to have been once, after its own entry.
+func TestUnsignedAccessTokens(t *testing.T) {
+	keep := func(*record.Envelope, *record.TokenBody, *[]byte) {}
+	for name, tc := range map[string]struct {
+		failed func(w *world, p *physician) uint64
+		good   bool
+	}{
+		"after its entry": {func(w *world, p *physician) uint64 {
+			return w.unsigned(p, w.accessToken(p, keep), id(0x130))
+		}, true},
+		"unrecorded": {func(w *world, p *physician) uint64 { return w.unsigned(p, p.first, id(0x130)) }, false},
+		"another": {func(w *world, p *physician) uint64 {
+			return w.unsigned(p, w.accessToken(p, keep), id(0x131))
+		}, false},
+		"a later one": {func(w *world, p *physician) uint64 {
+			failed := w.unsigned(p, uint64(len(w.entries))+1, id(0x130))
+			w.accessToken(p, keep)
+			return failed
+		}, false},
+		"twice": {func(w *world, p *physician) uint64 {
+			token := w.accessToken(p, keep)
+			w.unsigned(p, token, id(0x130))
+			return w.unsigned(p, token, id(0x130))
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, newSoftTPM(t))
+			failed := tc.failed(w, w.play(0x100))
+			w.seal()
+			r := verify(t, written(t, w), bundle.Options{})
+			if !tc.good {
+				wantFinding(t, r, expected{bundle.CheckDelegation, int64(failed), "entries/0.jsonl", ""})
+			}
+			if r.Valid != tc.good {
+				show(t, r)
+				t.Errorf("valid is %v", r.Valid)
+			}
+		})
+	}
+}
+
+// unsigned records that p's agent did not get the token of that entry.
+func (w *world) unsigned(p *physician, token uint64, jti string) uint64 {
+	agent, err := chain.ParseID(p.agent.Hops[len(p.agent.Hops)-1].ID)
+	must(w.t, err)
+	env := record.Envelope{Code: "signing_failed", Task: chain.FormatUUID(p.agent.TaskID), Agent: agent.AgentID(), Service: "records"}
+	return w.add(record.TypeTokenFailed, env, record.TokenFailBody{Index: token, JTI: jti}, nil)
+}

@@ -82,9 +82,12 @@ type verifier struct {
 	grants  map[string]*grantFact
 	tokens  map[enrolled]enrolFact
 	serials map[string]certified // agents' certificates, by their first issue entry
-	notes   []sealNote
-	cited   map[string]bool // policy digests
-	cache   cache
+
+	accessTokens map[tokenName]struct{} // access tokens that no entry says were not signed
+
+	notes []sealNote
+	cited map[string]bool // policy digests
+	cache cache
 }
 
 // sealNote is an entry that records a seal.
@@ -100,6 +103,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	v.failed, v.keys, v.agents, v.signed = map[uint64]bool{}, map[hash]bearer{}, map[string]hash{}, map[hash]uint64{}
 	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
 	v.tokens, v.serials = map[enrolled]enrolFact{}, map[string]certified{}
+	v.accessTokens = map[tokenName]struct{}{}
 	if err := v.files.manifest(ctx, v.tally, v.opts.Parallel); err != nil {
 		return err
 	}
@@ -206,6 +210,8 @@ func (v *verifier) note(f *fact) {
 		v.noteEnrollment(f)
 	case record.TypeToken:
 		v.noteToken(f)
+	case record.TypeTokenFailed:
+		v.noteUnsigned(f)
 	}
 }
 

@@ -184,6 +184,12 @@ type TokenBody struct {
 	ClaimsHash      string    `json:"claims_hash"`      // SHA-256 of the claims, byte for byte as signed
 }
 
+// TokenFailBody belongs to token_failed: no signature over the token was released.
+type TokenFailBody struct {
+	Index uint64 `json:"index"` // of the token entry
+	JTI   string `json:"jti"`
+}
+
 // TokenPayload is what a token says, which names its user.
 type TokenPayload struct {
 	Claims json.RawMessage `json:"claims"`

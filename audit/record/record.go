@@ -53,6 +53,7 @@ const (
 	TypeIssueFailed  Type = "issue_failed"
 	TypeIssueUnknown Type = "issue_unknown"
 	TypeToken        Type = "token"
+	TypeTokenFailed  Type = "token_failed"
 	TypeDeny         Type = "deny"
 	TypeDecision     Type = "decision"
 	TypeRevoke       Type = "revoke"
@@ -70,7 +71,7 @@ const (
 // Valid reports whether t is one of the types above.
 func (t Type) Valid() bool {
 	switch t {
-	case TypeCeremony, TypeGrant, TypeTask, TypeIssue, TypeIssueFailed, TypeIssueUnknown, TypeToken, TypeDeny, TypeDecision,
+	case TypeCeremony, TypeGrant, TypeTask, TypeIssue, TypeIssueFailed, TypeIssueUnknown, TypeToken, TypeTokenFailed, TypeDeny, TypeDecision,
 		TypeRevoke, TypeRedact, TypeAdmin, TypePolicy, TypeDevice, TypeSeal, TypePrune, TypeMalformed, TypeEnrollment, TypeAlarm:
 		return true
 	default:
