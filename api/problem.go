@@ -58,8 +58,8 @@ var statuses = map[string]int{
 	chain.CodeCSRSignature:   http.StatusUnprocessableEntity,
 }
 
-// statusOf maps a refusal to its HTTP status. Whatever nobody classified is 500.
-func statusOf(e *delegation.Error) int {
+// StatusOf maps a refusal to its HTTP status. Whatever nobody classified is 500.
+func StatusOf(e *delegation.Error) int {
 	if s, ok := statuses[e.Code]; ok && e.Kind != delegation.Internal {
 		return s
 	}
@@ -107,7 +107,7 @@ func retryAfter(status int, code string) string {
 
 // problemOf shows a refusal to its caller. A fault of the appliance shows nothing but its entry.
 func problemOf(e *delegation.Error) v1.Problem {
-	status := statusOf(e)
+	status := StatusOf(e)
 	p := v1.Problem{
 		Type: problemBase + e.Code, Title: http.StatusText(status), Status: status, Code: e.Code, AuditID: e.AuditIndex,
 	}

@@ -185,7 +185,7 @@ func (s *Server) refuse(c *call, err error) {
 // judge makes a refusal of any error, has it recorded and, if it is a fault of ours, logged.
 func (s *Server) judge(c *call, err error) (*delegation.Error, int) {
 	e := s.classify(c, err)
-	status := statusOf(e)
+	status := StatusOf(e)
 	if s.recorded(c, e, status) {
 		out := *e
 		out.AuditIndex = s.note(c, e)

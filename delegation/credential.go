@@ -21,6 +21,9 @@ const (
 	maxCredentialKey = 2 << 10
 )
 
+// What is done with credentials, as the log calls it.
+const opRegister, opForget = "credential.register", "credential.forget"
+
 // credentialState is a registered authenticator. Its id is taken whoever has it.
 type credentialState struct {
 	ID        []byte `json:"id"`
@@ -64,51 +67,67 @@ func (s *Service) Credentials(ctx context.Context, u chain.User) ([]Credential, 
 
 // RegisterCredential gives a user an authenticator. That the user asked for it, having just signed in, was established by
 // the caller.
-func (s *Service) RegisterCredential(ctx context.Context, u chain.User, c Credential) error {
+func (s *Service) RegisterCredential(ctx context.Context, in SignIn, c Credential) error {
+	if err := s.registerCredential(ctx, in, c); err != nil {
+		return s.deniedTo(ctx, opRegister, in.User, "", err)
+	}
+	return nil
+}
+
+func (s *Service) registerCredential(ctx context.Context, in SignIn, c Credential) error {
 	if err := s.cfg.Ready(); err != nil {
 		return notReady(err)
 	}
 	if len(c.ID) == 0 || len(c.ID) > maxCredentialID || len(c.PublicKey) == 0 || len(c.PublicKey) > maxCredentialKey {
 		return refuse(Invalid, "credential_invalid", "credential", "an id of 1 to 1023 bytes and a key of 1 to 2048")
 	}
-	have, err := s.Credentials(ctx, u)
+	standing, err := s.standing(in)
+	if err != nil {
+		return err
+	}
+	have, err := s.Credentials(ctx, in.User)
 	if err != nil {
 		return err
 	}
 	if len(have) >= maxCredentials {
 		return refuse(Conflict, "too_many_credentials", "credential", "a user has at most 16")
 	}
-	d := s.credentialDraft("credential.register", u, c)
+	d := s.credentialDraft(opRegister, in.User, c)
 	value, err := encode(credentialState{ID: c.ID, PublicKey: c.PublicKey, User: d.env.User})
 	if err != nil {
 		return err
 	}
 	taken := refuse(Conflict, "credential_taken", "credential", "this credential is registered already")
-	d.mutations = []record.Mutation{
-		create(credentialKey(c.ID), value, time.Time{}, taken),
-		create(credentialOf(d.env.User, c.ID), []byte{1}, time.Time{}, taken),
-		must(record.Absent, revKey(chain.RevUser, chain.UserID(u.Issuer, u.Subject)), refuse(Forbidden, chain.CodeUserRevoked, "", "the user is revoked")),
-	}
+	d.mutations = append(standing, create(credentialKey(c.ID), value, time.Time{}, taken), create(credentialOf(d.env.User, c.ID), []byte{1}, time.Time{}, taken))
 	_, err = s.appendFirmly(ctx, d)
 	return err
 }
 
 // ForgetCredential takes an authenticator from its user: it signs no consent any more.
-func (s *Service) ForgetCredential(ctx context.Context, u chain.User, id []byte) error {
+func (s *Service) ForgetCredential(ctx context.Context, in SignIn, id []byte) error {
+	if err := s.forgetCredential(ctx, in, id); err != nil {
+		return s.deniedTo(ctx, opForget, in.User, "", err)
+	}
+	return nil
+}
+
+func (s *Service) forgetCredential(ctx context.Context, in SignIn, id []byte) error {
+	standing, err := s.standing(in)
+	if err != nil {
+		return err
+	}
 	gone := refuse(NotFound, "credential_not_found", "key", "no such credential")
 	c, ok, err := load[credentialState](s.cfg.Log, credentialKey(id))
 	if err != nil {
 		return internal("read credential", err)
 	}
-	d := s.credentialDraft("credential.forget", u, Credential{ID: id})
+	d := s.credentialDraft(opForget, in.User, Credential{ID: id})
 	if !ok || c.User != d.env.User {
 		return gone
 	}
 	present := record.Precondition{Op: record.Present, Err: gone}
-	d.mutations = []record.Mutation{
-		{Key: credentialKey(id), Delete: true, Pre: present},
-		{Key: credentialOf(d.env.User, id), Delete: true, Pre: present},
-	}
+	d.mutations = append(standing,
+		record.Mutation{Key: credentialKey(id), Delete: true, Pre: present}, record.Mutation{Key: credentialOf(d.env.User, id), Delete: true, Pre: present})
 	_, err = s.appendFirmly(ctx, d)
 	return err
 }

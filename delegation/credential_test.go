@@ -19,7 +19,7 @@ func TestCredentials(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	one := delegation.Credential{ID: []byte("one"), PublicKey: []byte("key")}
-	if err := r.s.RegisterCredential(ctx, physician1, one); err != nil {
+	if err := r.s.RegisterCredential(ctx, r.signIn(physician1), one); err != nil {
 		t.Fatal(err)
 	}
 	if e := r.log.last(t); e.Type != record.TypeAdmin || e.User == "" || !strings.Contains(string(e.Body), `"action":"credential.register"`) ||
@@ -37,11 +37,11 @@ func TestCredentials(t *testing.T) {
 		"no key":       {clerk1, delegation.Credential{ID: []byte("x")}, "credential_invalid"},
 		"a giant's id": {clerk1, delegation.Credential{ID: make([]byte, 1024), PublicKey: []byte("k")}, "credential_invalid"},
 	} {
-		if err := r.s.RegisterCredential(ctx, c.user, c.c); code(t, err) != c.code {
+		if err := r.s.RegisterCredential(ctx, r.signIn(c.user), c.c); code(t, err) != c.code {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := r.s.ForgetCredential(ctx, clerk1, one.ID); code(t, err) != "credential_not_found" {
+	if err := r.s.ForgetCredential(ctx, r.signIn(clerk1), one.ID); code(t, err) != "credential_not_found" {
 		t.Errorf("forgotten by another: %v", err)
 	}
 	r.restart()
@@ -52,15 +52,15 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("another user's: %v %v", got, err)
 	}
 	for i := range 15 {
-		if err := r.s.RegisterCredential(ctx, physician1, delegation.Credential{ID: []byte{byte(i)}, PublicKey: []byte("k")}); err != nil {
+		if err := r.s.RegisterCredential(ctx, r.signIn(physician1), delegation.Credential{ID: []byte{byte(i)}, PublicKey: []byte("k")}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.s.RegisterCredential(ctx, physician1, delegation.Credential{ID: []byte("more"), PublicKey: []byte("k")}); code(t, err) != "too_many_credentials" {
+	if err := r.s.RegisterCredential(ctx, r.signIn(physician1), delegation.Credential{ID: []byte("more"), PublicKey: []byte("k")}); code(t, err) != "too_many_credentials" {
 		t.Errorf("a seventeenth: %v", err)
 	}
 	r.ready = errors.New("no seal")
-	if err := r.s.RegisterCredential(ctx, clerk1, delegation.Credential{ID: []byte("x"), PublicKey: []byte("k")}); code(t, err) != "not_ready" {
+	if err := r.s.RegisterCredential(ctx, r.signIn(clerk1), delegation.Credential{ID: []byte("x"), PublicKey: []byte("k")}); code(t, err) != "not_ready" {
 		t.Errorf("while not ready: %v", err)
 	}
 }
@@ -83,14 +83,14 @@ func TestConsentNeedsTheCredential(t *testing.T) {
 	if err := approve(g, one.ID); code(t, err) != "credential_removed" {
 		t.Errorf("a key of nobody: %v", err)
 	}
-	if err := r.s.RegisterCredential(t.Context(), clerk1, one); err != nil {
+	if err := r.s.RegisterCredential(t.Context(), r.signIn(clerk1), one); err != nil {
 		t.Fatal(err)
 	}
 	if err := approve(g, one.ID); code(t, err) != "credential_removed" {
 		t.Errorf("another user's key: %v", err)
 	}
 	mine := delegation.Credential{ID: []byte("mine"), PublicKey: []byte("key")}
-	if err := r.s.RegisterCredential(t.Context(), physician1, mine); err != nil {
+	if err := r.s.RegisterCredential(t.Context(), r.signIn(physician1), mine); err != nil {
 		t.Fatal(err)
 	}
 	if err := approve(g, mine.ID); err != nil {
@@ -99,7 +99,7 @@ func TestConsentNeedsTheCredential(t *testing.T) {
 	if e := r.log.last(t); !strings.Contains(string(e.Body), `"consent_type":"webauthn"`) {
 		t.Errorf("entry %s", e.Body)
 	}
-	if err := r.s.ForgetCredential(t.Context(), physician1, mine.ID); err != nil {
+	if err := r.s.ForgetCredential(t.Context(), r.signIn(physician1), mine.ID); err != nil {
 		t.Fatal(err)
 	}
 	if err := approve(r.ask(by), mine.ID); code(t, err) != "credential_removed" {

@@ -24,6 +24,9 @@ func (r *rig) ended(n byte) error {
 	return r.s.ReceiveEvent(r.t.Context(), "x")
 }
 
+// signIn is a user who signs in now.
+func (r *rig) signIn(u chain.User) delegation.SignIn { return delegation.SignIn{User: u, At: r.now()} }
+
 // exchange approves a grant by a token of the session that began then.
 func (r *rig) exchange(by delegation.Caller, id string, signedIn time.Time) error {
 	r.proofs.exchanged = func(document func(issuer, subject string) ([]byte, error)) (delegation.Approval, error) {

@@ -163,6 +163,13 @@ func (s *Service) document(g *grantState, issuer, subject string) ([]byte, error
 // Approve makes a pending grant active. The approval must be over exactly the document that GrantDocument gives for
 // its user; a second approval is refused.
 func (s *Service) Approve(ctx context.Context, id string, a Approval) error {
+	if err := s.approve(ctx, id, a); err != nil {
+		return s.deniedTo(ctx, "grant.approve", chain.User{Issuer: a.User.Issuer, Subject: a.User.Subject}, id, err)
+	}
+	return nil
+}
+
+func (s *Service) approve(ctx context.Context, id string, a Approval) error {
 	if err := s.cfg.Ready(); err != nil {
 		return notReady(err)
 	}
@@ -269,8 +276,15 @@ func (s *Service) grantDraft(g *grantState, a Approval, m record.Mutation) draft
 	}
 }
 
-// Decline forgets a pending grant; nothing of it was ever in the log.
-func (s *Service) Decline(ctx context.Context, id string) error {
+// Decline forgets a pending grant by the word of the user who was asked; nothing of it was ever in the log.
+func (s *Service) Decline(ctx context.Context, u chain.User, id string) error {
+	if err := s.decline(ctx, id); err != nil {
+		return s.deniedTo(ctx, "grant.decline", u, id, err)
+	}
+	return nil
+}
+
+func (s *Service) decline(ctx context.Context, id string) error {
 	_, raw, err := s.pending(id)
 	if err != nil {
 		return err

@@ -249,7 +249,7 @@ func TestDeclineLeavesAnActiveGrant(t *testing.T) {
 		h.beforePut = nil
 		r.approve(g.ID)
 	}
-	if err := r.s.Decline(t.Context(), g.ID); code(t, err) != "grant_not_pending" {
+	if err := r.s.Decline(t.Context(), physician1, g.ID); code(t, err) != "grant_not_pending" {
 		t.Errorf("declined after the approval: %v", err)
 	}
 	if _, err := r.s.OpenTask(t.Context(), by, delegation.TaskRequest{GrantID: g.ID}); err != nil {

@@ -48,7 +48,7 @@ func (s *Service) GrantDocumentFor(by Caller, id, issuer, subject string) ([]byt
 func (s *Service) ApproveSigned(ctx context.Context, id, jws string) (Grant, error) {
 	a, err := s.cfg.Proofs.Signed(jws)
 	if err == nil {
-		err = s.Approve(ctx, id, a)
+		err = s.approve(ctx, id, a)
 	}
 	if err == nil {
 		return s.approved(id)
@@ -81,7 +81,7 @@ func (s *Service) approveExchanged(ctx context.Context, by Caller, id string, x 
 	if err != nil {
 		return Grant{}, err
 	}
-	if err := s.Approve(ctx, id, a); err != nil {
+	if err := s.approve(ctx, id, a); err != nil {
 		return Grant{}, err
 	}
 	return s.approved(id)

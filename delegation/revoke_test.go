@@ -165,7 +165,7 @@ func TestACallerWhoHangsUp(t *testing.T) {
 		t.Errorf("%d in force, %d entries", n, h.count(record.TypeRevoke))
 	}
 	user := chain.User{Issuer: "https://idp.example", Subject: "physician-1"}
-	if err := r.s.RegisterCredential(gone, user, delegation.Credential{ID: []byte{1}, PublicKey: []byte{2}}); err != nil {
+	if err := r.s.RegisterCredential(gone, delegation.SignIn{User: user, At: r.now()}, delegation.Credential{ID: []byte{1}, PublicKey: []byte{2}}); err != nil {
 		t.Errorf("an authenticator of somebody who is gone: %v", err)
 	}
 	r.restart()

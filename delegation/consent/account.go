@@ -16,10 +16,16 @@ type Given struct {
 	TaskID  string
 }
 
-// Grants are those that users gave. Withdraw of another's grant returns ErrNotPending.
+// SignIn is a user on their own page, by a sign-in of that time.
+type SignIn struct {
+	User
+	At time.Time
+}
+
+// Grants are those that users gave. Both refuse (Refuse) a sign-in that was ended since. Withdraw of another's grant returns ErrNotPending.
 type Grants interface {
-	Given(ctx context.Context, u User) ([]Given, error)
-	Withdraw(ctx context.Context, u User, grantID string) error
+	Given(ctx context.Context, in SignIn) ([]Given, error)
+	Withdraw(ctx context.Context, in SignIn, grantID string) error
 }
 
 // Key is a credential as the user's page shows it.
@@ -32,14 +38,22 @@ type Account struct {
 	Options string // of a registration, JSON; "" where there can be none
 }
 
-const maxCredentials = 16
+const (
+	maxCredentials = 16
+	accountLife    = 15 * time.Minute // of a sign-in for the page, whatever is done on it
+)
 
 // account shows the page to who has just signed in for it, and sends any other to sign in.
 func (h *Handler) account(w http.ResponseWriter, r *http.Request) error {
 	cookie := cookieOf(r)
 	f, ok := h.flows.get(cookie, h.now())
 	if ok && f.stage == stageAccount {
-		return h.showAccount(w, r, f)
+		err := h.showAccount(w, r, f)
+		if _, refused := Refusal(err); refused {
+			h.flows.drop(cookie)
+			forget(w)
+		}
+		return err
 	}
 	provider, err := h.chosen(r)
 	if err != nil {
@@ -58,7 +72,7 @@ func (h *Handler) account(w http.ResponseWriter, r *http.Request) error {
 
 func (h *Handler) showAccount(w http.ResponseWriter, r *http.Request, f flow) error {
 	v := View{User: f.user, CSRF: f.csrf}
-	grants, err := h.grants.Given(r.Context(), f.user)
+	grants, err := h.grants.Given(r.Context(), f.signIn())
 	if err != nil {
 		return fmt.Errorf("consent: grants: %w", err)
 	}
@@ -75,13 +89,19 @@ func (h *Handler) showAccount(w http.ResponseWriter, r *http.Request, f flow) er
 	return h.render(w, http.StatusOK, PageAccount, v)
 }
 
-// enter begins a stay on the page: a new cookie, a new token, a new registration.
-func (h *Handler) enter(w http.ResponseWriter, r *http.Request, provider *Provider, user User) error {
+// arrive begins a stay on the page.
+func (h *Handler) arrive(w http.ResponseWriter, r *http.Request, f flow, id *identity) error {
+	return h.enter(w, r, flow{provider: f.provider, user: id.user, signedIn: id.issued, ends: h.now().Add(accountLife)})
+}
+
+// enter shows the page again, as long as the stay f lasts: a new cookie, a new token, a new registration.
+func (h *Handler) enter(w http.ResponseWriter, r *http.Request, f flow) error {
 	csrf, err := token(h.rand)
 	if err != nil {
 		return err
 	}
-	next := flow{provider: provider, stage: stageAccount, user: user, csrf: csrf}
+	user := f.user
+	next := flow{provider: f.provider, stage: stageAccount, user: user, signedIn: f.signedIn, ends: f.ends, csrf: csrf}
 	if h.keys != nil {
 		keys, err := h.credentials.Credentials(r.Context(), user)
 		if err != nil {
@@ -126,13 +146,13 @@ func (h *Handler) change(w http.ResponseWriter, r *http.Request) error {
 	if err := h.perform(ctx, f, r); err != nil {
 		return err
 	}
-	return h.enter(w, r, f.provider, f.user)
+	return h.enter(w, r, f)
 }
 
 func (h *Handler) perform(ctx context.Context, f flow, r *http.Request) error {
 	switch r.PostForm.Get("action") {
 	case "withdraw":
-		if err := h.grants.Withdraw(ctx, f.user, r.PostForm.Get("grant")); err != nil {
+		if err := h.grants.Withdraw(ctx, f.signIn(), r.PostForm.Get("grant")); err != nil {
 			return fmt.Errorf("consent: withdraw: %w", err)
 		}
 	case "register":
@@ -143,7 +163,7 @@ func (h *Handler) perform(ctx context.Context, f flow, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		if err := h.credentials.Register(ctx, f.user, c); err != nil {
+		if err := h.credentials.Register(ctx, f.signIn(), c); err != nil {
 			return fmt.Errorf("consent: register: %w", err)
 		}
 	case "forget":
@@ -151,7 +171,7 @@ func (h *Handler) perform(ctx context.Context, f flow, r *http.Request) error {
 		if err != nil {
 			return refuse("form_invalid", err)
 		}
-		if err := h.credentials.Forget(ctx, f.user, id); err != nil {
+		if err := h.credentials.Forget(ctx, f.signIn(), id); err != nil {
 			return fmt.Errorf("consent: forget: %w", err)
 		}
 	default:

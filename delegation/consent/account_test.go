@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/descope/virtualwebauthn"
 
@@ -212,6 +213,79 @@ func TestAccountNeedsAFreshLogin(t *testing.T) {
 		return f.sign(es256(), c)
 	}
 	b.get(back(q.Get("state"))).want(t, http.StatusForbidden, "auth_time_stale")
+}
+
+// However busy its user is, a stay on the page is over a quarter of an hour after the sign-in.
+func TestAccountEnds(t *testing.T) {
+	w, f, b := named(t)
+	begun := time.Now()
+	at := begun
+	w.now = func() time.Time { return at }
+	p := enter(t, f, b)
+	register := func() page {
+		return b.post("/account", url.Values{"csrf": {p.field(t, "csrf")}, "action": {"register"}, "credential": {newDevice(w).create(t, p.options(t))}})
+	}
+	for _, later := range []time.Duration{9 * time.Minute, 15*time.Minute - time.Second} {
+		at = begun.Add(later)
+		if answer := register(); answer.status != http.StatusSeeOther {
+			t.Fatalf("after %v: %d %s", later, answer.status, answer.body)
+		}
+		p = b.get("/account")
+	}
+	at = begun.Add(15 * time.Minute)
+	register().want(t, http.StatusBadRequest, "flow_missing")
+	if p := b.get("/account"); p.location == nil || p.location.Query().Get("prompt") != "login" {
+		t.Errorf("the page is shown: %d %s", p.status, p.body)
+	}
+}
+
+// A sign-in that was ended since shows nothing and changes nothing, and the stay is over.
+func TestAccountEndsWithTheSession(t *testing.T) {
+	w, f, b := named(t)
+	over := func(p page) {
+		t.Helper()
+		p.want(t, http.StatusForbidden, "session_ended")
+		if strings.Contains(p.body, "physician") || !strings.Contains(p.body, "has ended your session") {
+			t.Errorf("the page says %s", p.body)
+		}
+		if p := b.get("/account"); p.location == nil || p.location.Query().Get("prompt") != "login" {
+			t.Errorf("no new sign-in: %d %s", p.status, p.body)
+		}
+		w.domain.keys.ended = time.Time{}
+	}
+	enter(t, f, b)
+	w.domain.keys.ended = time.Now()
+	over(b.get("/account"))
+	for _, form := range []url.Values{
+		{"action": {"withdraw"}, "grant": {grantID}}, {"action": {"register"}}, {"action": {"forget"}, "key": {"AAAA"}},
+	} {
+		p := enter(t, f, b)
+		form.Set("csrf", p.field(t, "csrf"))
+		if form.Get("action") == "register" {
+			form.Set("credential", newDevice(w).create(t, p.options(t)))
+		}
+		w.domain.keys.ended = time.Now()
+		over(b.post("/account", form))
+	}
+	if len(w.domain.keys.all) != 0 {
+		t.Error("a key was registered")
+	}
+}
+
+// A provider whose clock is ahead does not make a sign-in later than what ended it.
+func TestSignInIsNotInTheFuture(t *testing.T) {
+	w, f, b := named(t)
+	q := b.get("/account").location.Query()
+	f.answer = func() string {
+		c := f.claims(q.Get("nonce"))
+		c["iat"] = time.Now().Add(20 * time.Second).Unix()
+		return f.sign(es256(), c)
+	}
+	if p := b.get(back(q.Get("state"))); p.status != http.StatusSeeOther {
+		t.Fatalf("login: %d %s", p.status, p.body)
+	}
+	w.domain.keys.ended = time.Now()
+	b.get("/account").want(t, http.StatusForbidden, "session_ended")
 }
 
 func TestWithdrawAndForget(t *testing.T) {

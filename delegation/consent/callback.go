@@ -44,7 +44,7 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) error {
 	case stageLogin:
 		return h.review(w, r, f, id)
 	case stageAccountLogin:
-		return h.enter(w, r, f.provider, id.user)
+		return h.arrive(w, r, f, id)
 	default:
 		return h.confirm(ctx, w, f, id)
 	}

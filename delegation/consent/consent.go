@@ -70,7 +70,7 @@ type Once struct {
 }
 
 // Pending keeps the grants that wait for consent. Approve returns once the consent is durable; at most one Approve or
-// Refuse of a grant succeeds, and the others return ErrNotPending.
+// Refuse of a grant succeeds, and the others return ErrNotPending. Other refusals are made by Refuse.
 type Pending interface {
 	Describe(ctx context.Context, grantID string) (Request, error)
 	// Document gives the canonical grant (chain.GrantDocument) for this user. It must say what Describe said.

@@ -44,8 +44,21 @@ type flow struct {
 	document []byte    // stageConfirm
 	who      *identity // stageReview: the first login's claims, for an approval by key
 
+	signedIn time.Time             // stageAccount: what the token of the login says
+	ends     time.Time             // stageAccount: when the stay is over, whatever is done in it
 	options  string                // stageAccount: of a registration
 	creation *webauthn.SessionData // stageAccount: likewise
+}
+
+// signIn is the user at stageAccount.
+func (f flow) signIn() SignIn { return SignIn{User: f.user, At: f.signedIn} }
+
+// lifeFrom is how long a flow is kept after a step of it.
+func (f flow) lifeFrom(now time.Time) time.Duration {
+	if left := f.ends.Sub(now); !f.ends.IsZero() && left < flowLife {
+		return left
+	}
+	return flowLife
 }
 
 // flows keeps flows by the hash of their cookie: whoever reads this memory cannot present the cookie.
@@ -121,6 +134,13 @@ func (f *flows) take(cookie string, now time.Time, accept func(flow) error) (flo
 	}
 	delete(f.all, key)
 	return found, nil
+}
+
+// drop forgets the flow of this cookie.
+func (f *flows) drop(cookie string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.all, sha256.Sum256([]byte(cookie)))
 }
 
 // token makes 256 random bits in base64url.

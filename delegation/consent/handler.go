@@ -229,13 +229,14 @@ func (h *Handler) keep(w http.ResponseWriter, f flow) error {
 		return err
 	}
 	now := h.now()
-	f.expires = now.Add(flowLife)
+	life := f.lifeFrom(now)
+	f.expires = now.Add(life)
 	if err := h.flows.put(cookie, f, now); err != nil {
 		return err
 	}
 	// Lax: the provider's redirect back is a top-level navigation from another site.
 	http.SetCookie(w, &http.Cookie{
-		Name: cookieName, Value: cookie, Path: "/", MaxAge: int(flowLife.Seconds()),
+		Name: cookieName, Value: cookie, Path: "/", MaxAge: max(1, int(life.Seconds())),
 		Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
 	return nil

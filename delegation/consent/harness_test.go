@@ -100,12 +100,15 @@ func (d *domain) users() consent.Users {
 	return consent.Users{Pending: d, Grants: d, Credentials: &d.keys}
 }
 
-func (d *domain) Given(_ context.Context, u consent.User) ([]consent.Given, error) {
+func (d *domain) Given(_ context.Context, u consent.SignIn) ([]consent.Given, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.keys.over(u); err != nil {
+		return nil, err
+	}
 	var out []consent.Given
 	for _, a := range d.approved {
-		if a.User == u {
+		if a.User == u.User {
 			g, err := chain.ParseGrantDocument(a.Document)
 			if err != nil {
 				return nil, err
@@ -116,11 +119,14 @@ func (d *domain) Given(_ context.Context, u consent.User) ([]consent.Given, erro
 	return out, nil
 }
 
-func (d *domain) Withdraw(_ context.Context, u consent.User, id string) error {
+func (d *domain) Withdraw(_ context.Context, u consent.SignIn, id string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.keys.over(u); err != nil {
+		return err
+	}
 	for i, a := range d.approved {
-		if g, err := chain.ParseGrantDocument(a.Document); err == nil && a.User == u && g.GrantID == id {
+		if g, err := chain.ParseGrantDocument(a.Document); err == nil && a.User == u.User && g.GrantID == id {
 			d.approved = append(d.approved[:i], d.approved[i+1:]...)
 			return nil
 		}
@@ -130,8 +136,16 @@ func (d *domain) Withdraw(_ context.Context, u consent.User, id string) error {
 
 // keyring keeps its contract: an id belongs to one user.
 type keyring struct {
-	mu  sync.Mutex
-	all map[consent.User][]consent.Credential
+	mu    sync.Mutex
+	all   map[consent.User][]consent.Credential
+	ended time.Time // sign-ins until then are over
+}
+
+func (k *keyring) over(in consent.SignIn) error {
+	if in.At.After(k.ended) {
+		return nil
+	}
+	return fmt.Errorf("domain: %w", consent.Refuse("session_ended", http.StatusForbidden, errors.New("ended")))
 }
 
 func (k *keyring) Credentials(_ context.Context, u consent.User) ([]consent.Credential, error) {
@@ -140,9 +154,13 @@ func (k *keyring) Credentials(_ context.Context, u consent.User) ([]consent.Cred
 	return k.all[u], nil
 }
 
-func (k *keyring) Register(_ context.Context, u consent.User, c consent.Credential) error {
+func (k *keyring) Register(_ context.Context, in consent.SignIn, c consent.Credential) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if err := k.over(in); err != nil {
+		return err
+	}
+	u := in.User
 	for _, has := range k.all {
 		for _, one := range has {
 			if string(one.ID) == string(c.ID) {
@@ -157,9 +175,13 @@ func (k *keyring) Register(_ context.Context, u consent.User, c consent.Credenti
 	return nil
 }
 
-func (k *keyring) Forget(_ context.Context, u consent.User, id []byte) error {
+func (k *keyring) Forget(_ context.Context, in consent.SignIn, id []byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if err := k.over(in); err != nil {
+		return err
+	}
+	u := in.User
 	for i, c := range k.all[u] {
 		if string(c.ID) == string(id) {
 			k.all[u] = append(k.all[u][:i], k.all[u][i+1:]...)
@@ -174,6 +196,9 @@ func (d *domain) Refuse(_ context.Context, id string, u consent.User) error {
 	defer d.mu.Unlock()
 	if !d.open[id] {
 		return consent.ErrNotPending
+	}
+	if d.fail != nil {
+		return d.fail
 	}
 	delete(d.open, id)
 	d.refused = append(d.refused, u)

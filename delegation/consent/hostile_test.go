@@ -332,14 +332,32 @@ func TestUnknownGrant(t *testing.T) {
 }
 
 func TestDomainRefusesTheApproval(t *testing.T) {
-	for want, err := range map[int]error{http.StatusGone: consent.ErrNotPending, http.StatusInternalServerError: errors.New("disk full: secret detail")} {
+	secret := errors.New("secret detail")
+	for want, err := range map[int]error{
+		http.StatusGone: consent.ErrNotPending, http.StatusInternalServerError: secret,
+		http.StatusForbidden: consent.Refuse("user_revoked", http.StatusForbidden, secret), http.StatusConflict: consent.Refuse("some_code", http.StatusConflict, secret),
+		http.StatusServiceUnavailable: consent.Refuse("not_ready", http.StatusServiceUnavailable, secret),
+	} {
 		w, f, b := forgedWorld(t, nil)
 		w.domain.fail = err
 		q := approve(t, f, b)
 		f.answer = func() string { return f.sign(es256(), f.claims(q.Get("nonce"))) }
 		if p := b.get(back(q.Get("state"))); p.status != want || strings.Contains(p.body, "secret") {
 			t.Errorf("%v: %d %s", err, p.status, p.body)
+		} else if code, ok := consent.Refusal(err); ok && (!strings.Contains(p.body, "<code>"+code+"</code>") || !strings.Contains(p.body, "othing was granted")) {
+			t.Errorf("%s is not told: %s", code, p.body)
 		}
 		w.domain.nothing(t)
+	}
+}
+
+func TestDomainRefusesTheRefusal(t *testing.T) {
+	w, f, b := forgedWorld(t, nil)
+	p := login(t, f, b)
+	w.domain.fail = consent.Refuse("state_unavailable", http.StatusServiceUnavailable, errors.New("secret detail"))
+	p = b.post("/consent/"+grantID, decision(p, t, "refuse"))
+	p.want(t, http.StatusServiceUnavailable, "state_unavailable")
+	if p.header.Get("Retry-After") == "" {
+		t.Error("the browser is not told when to try again")
 	}
 }

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/signet-pki/signet/delegation/chain"
 )
 
 // refusedError is a consent that does not happen, with a stable word for the cause. The cause itself goes to the log only.
 type refusedError struct {
-	code string
-	err  error
+	code   string
+	status int // of HTTP, where it is not the code's own
+	err    error
 }
 
 func (r *refusedError) Error() string { return fmt.Sprintf("consent: %s: %v", r.code, r.err) }
@@ -17,6 +20,12 @@ func (r *refusedError) Error() string { return fmt.Sprintf("consent: %s: %v", r.
 func (r *refusedError) Unwrap() error { return r.err }
 
 func refuse(code string, err error) *refusedError { return &refusedError{code: code, err: err} }
+
+// Refuse is how Pending, Grants and Credentials refuse for a cause of their own: a stable word, which the user sees, and the
+// status of HTTP. The cause goes to the log only.
+func Refuse(code string, status int, cause error) error {
+	return &refusedError{code: code, status: status, err: cause}
+}
 
 // Refusal gives the stable word for why a consent does not happen; ok is false for errors of another kind.
 func Refusal(err error) (code string, ok bool) {
@@ -40,6 +49,8 @@ func answerTo(err error) answer {
 		return answer{http.StatusServiceUnavailable, "idp_unavailable", "The identity provider does not answer. Nothing was granted. Try again later."}
 	case errors.Is(err, ErrNotPending):
 		return answer{http.StatusGone, "grant_not_pending", "This request does not exist, has expired or was already answered."}
+	case errors.As(err, &r) && r.status != 0:
+		return answer{r.status, r.code, refusedMessage(r.code)}
 	case errors.As(err, &r):
 		return answer{statusOf(r.code), r.code, messageOf(r.code)}
 	}
@@ -76,4 +87,27 @@ func messageOf(code string) string {
 		return "The identity provider names you by an e-mail address, which this appliance does not put into certificates."
 	}
 	return "The identity provider's answer was not acceptable. Nothing was granted."
+}
+
+// refusedMessage says in plain words what those refuse who keep grants and credentials.
+func refusedMessage(code string) string {
+	switch code {
+	case "session_ended":
+		return "Your identity provider has ended your session since you signed in. Nothing was granted or changed. Sign in again."
+	case chain.CodeUserRevoked:
+		return "You are barred from this appliance. Nothing was granted or changed. Ask those who run it."
+	case chain.CodeGrantRevoked, chain.CodeOrchestratorRevoked:
+		return "This request, or who asks for it, was revoked. Nothing was granted."
+	case "credential_removed":
+		return "This security key is not yours any more. Nothing was granted."
+	case "credential_taken":
+		return "This security key is registered already. Nothing was changed."
+	case "too_many_credentials":
+		return "You have as many security keys as one person may have. Remove one first."
+	case "not_ready", "audit_unavailable", "state_unavailable":
+		return "Signet can record nothing at the moment, so nothing was granted or changed. Try again later."
+	case "outcome_unknown":
+		return "Signet could not tell in time whether this was recorded. Open the page again to see."
+	}
+	return "Signet refuses this. Nothing was granted or changed."
 }

@@ -33,7 +33,7 @@ type identity struct {
 	acr           string
 	amr           []string
 	authTime      time.Time // zero: not told
-	issued        time.Time // of the token
+	issued        time.Time // of the token, at the latest when it came: a provider's clock may be ahead, and what it ended since must count
 	raw           string
 	key           json.RawMessage // the JWK that verified it, as served
 }
@@ -163,6 +163,9 @@ func (p *Provider) identify(token *oidc.IDToken, c claims, raw string, key json.
 	id := &identity{
 		user: User{Issuer: token.Issuer, Subject: token.Subject}, roles: roles, groups: groups,
 		acr: c.ACR, amr: c.AMR, issued: token.IssuedAt, raw: raw, key: key,
+	}
+	if now := p.cfg.Now(); id.issued.After(now) {
+		id.issued = now
 	}
 	if c.AuthTime != nil {
 		id.authTime = time.Unix(*c.AuthTime, 0).UTC()

@@ -23,11 +23,11 @@ import (
 // Credential is a user's authenticator: its id, and its public key in COSE form as it was registered.
 type Credential struct{ ID, PublicKey []byte }
 
-// Credentials keeps users' authenticators. Register refuses one that anybody has.
+// Credentials keeps users' authenticators. Register and Forget refuse (Refuse) a sign-in that was ended since, and Register one that anybody has.
 type Credentials interface {
 	Credentials(ctx context.Context, u User) ([]Credential, error)
-	Register(ctx context.Context, u User, c Credential) error
-	Forget(ctx context.Context, u User, id []byte) error
+	Register(ctx context.Context, in SignIn, c Credential) error
+	Forget(ctx context.Context, in SignIn, id []byte) error
 }
 
 // authenticators runs the WebAuthn ceremonies of one origin. nil where there can be none.

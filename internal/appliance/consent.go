@@ -12,6 +12,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/signet-pki/signet/api"
 	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/consent"
 	"github.com/signet-pki/signet/web"
@@ -143,7 +144,7 @@ var _ consent.Pending = pending{}
 func (p pending) Describe(_ context.Context, grantID string) (consent.Request, error) {
 	g, err := p.domain.PendingGrant(grantID)
 	if err != nil {
-		return consent.Request{}, notPending(err)
+		return consent.Request{}, shown(err)
 	}
 	return request(g), nil
 }
@@ -157,12 +158,13 @@ func request(g delegation.Grant) consent.Request {
 
 // Document gives the canonical grant for a user.
 func (p pending) Document(_ context.Context, grantID string, u consent.User) ([]byte, error) {
-	return p.domain.GrantDocument(grantID, u.Issuer, u.Subject)
+	doc, err := p.domain.GrantDocument(grantID, u.Issuer, u.Subject)
+	return doc, shown(err)
 }
 
 // Approve activates the grant.
 func (p pending) Approve(ctx context.Context, grantID string, a consent.Approval) error {
-	return notPending(p.domain.Approve(ctx, grantID, approval(a)))
+	return shown(p.domain.Approve(ctx, grantID, approval(a)))
 }
 
 func approval(a consent.Approval) delegation.Approval {
@@ -218,15 +220,19 @@ func refusal(err error, field string) error {
 }
 
 // Refuse forgets the grant.
-func (p pending) Refuse(ctx context.Context, grantID string, _ consent.User) error {
-	return notPending(p.domain.Decline(ctx, grantID))
+func (p pending) Refuse(ctx context.Context, grantID string, u consent.User) error {
+	return shown(p.domain.Decline(ctx, chainUser(u), grantID))
 }
 
-// notPending translates the domain's refusals into the one that the flow knows.
-func notPending(err error) error {
+// shown translates the domain's refusals for the pages: with the status that the API gives them, but for a grant that
+// waits for nobody, which the pages have a word for. A fault of the appliance shows nothing.
+func shown(err error) error {
 	var e *delegation.Error
-	if errors.As(err, &e) && (e.Kind == delegation.NotFound || e.Code == "grant_not_pending") {
+	switch {
+	case !errors.As(err, &e) || e.Kind == delegation.Internal:
+		return err
+	case e.Kind == delegation.NotFound || e.Code == "grant_not_pending":
 		return fmt.Errorf("%w: %s", consent.ErrNotPending, e.Code)
 	}
-	return err
+	return consent.Refuse(e.Code, api.StatusOf(e), err)
 }

@@ -15,11 +15,18 @@ type given struct{ domain *delegation.Service }
 
 var _ consent.Grants = given{}
 
+func signIn(in consent.SignIn) delegation.SignIn {
+	return delegation.SignIn{User: chainUser(in.User), At: in.At}
+}
+
 // Given lists what the user granted and is not long over, the newest first.
-func (g given) Given(ctx context.Context, u consent.User) ([]consent.Given, error) {
-	all, err := g.domain.GrantsOf(ctx, chainUser(u))
+func (g given) Given(ctx context.Context, in consent.SignIn) ([]consent.Given, error) {
+	if err := g.domain.CheckSignIn(ctx, signIn(in)); err != nil {
+		return nil, shown(err)
+	}
+	all, err := g.domain.GrantsOf(ctx, chainUser(in.User))
 	if err != nil {
-		return nil, err
+		return nil, shown(err)
 	}
 	out := make([]consent.Given, 0, len(all))
 	for i := len(all) - 1; i >= 0; i-- {
@@ -29,9 +36,8 @@ func (g given) Given(ctx context.Context, u consent.User) ([]consent.Given, erro
 }
 
 // Withdraw ends a grant of the user.
-func (g given) Withdraw(ctx context.Context, u consent.User, grantID string) error {
-	_, err := g.domain.RevokeUserGrant(ctx, chainUser(u), grantID, "withdrawn by the user")
-	return notPending(err)
+func (g given) Withdraw(ctx context.Context, in consent.SignIn, grantID string) error {
+	return shown(g.domain.WithdrawGrant(ctx, signIn(in), grantID))
 }
 
 // credentials are users' authenticators.
@@ -43,7 +49,7 @@ var _ consent.Credentials = credentials{}
 func (c credentials) Credentials(ctx context.Context, u consent.User) ([]consent.Credential, error) {
 	all, err := c.domain.Credentials(ctx, chainUser(u))
 	if err != nil {
-		return nil, err
+		return nil, shown(err)
 	}
 	out := make([]consent.Credential, len(all))
 	for i, one := range all {
@@ -53,11 +59,11 @@ func (c credentials) Credentials(ctx context.Context, u consent.User) ([]consent
 }
 
 // Register gives a user one more.
-func (c credentials) Register(ctx context.Context, u consent.User, k consent.Credential) error {
-	return c.domain.RegisterCredential(ctx, chainUser(u), delegation.Credential{ID: k.ID, PublicKey: k.PublicKey})
+func (c credentials) Register(ctx context.Context, in consent.SignIn, k consent.Credential) error {
+	return shown(c.domain.RegisterCredential(ctx, signIn(in), delegation.Credential{ID: k.ID, PublicKey: k.PublicKey}))
 }
 
 // Forget takes one away.
-func (c credentials) Forget(ctx context.Context, u consent.User, id []byte) error {
-	return notPending(c.domain.ForgetCredential(ctx, chainUser(u), id))
+func (c credentials) Forget(ctx context.Context, in consent.SignIn, id []byte) error {
+	return shown(c.domain.ForgetCredential(ctx, signIn(in), id))
 }
