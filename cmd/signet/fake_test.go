@@ -90,6 +90,8 @@ func (f *fake) certify(id string, key crypto.PublicKey, extensions ...pkix.Exten
 		template.IsCA, template.BasicConstraintsValid, template.DNSNames = true, true, []string{"localhost"}
 		template.IPAddresses = append(template.IPAddresses, []byte{127, 0, 0, 1})
 		issuer = template
+	} else {
+		template.KeyUsage, template.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key, f.key)
 	if err != nil {

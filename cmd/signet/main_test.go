@@ -33,6 +33,7 @@ type fakeKey struct{}
 //	pair CERT KEY           the certificate is for the key
 //	mode FILE PERM          the file has these permissions, octal
 //	status N COMMAND…       the command ends with this exit status
+//	svid SOCKET [CERT]      prints whose certificate the Workload API gives, once it gives one, or this one
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -53,7 +54,7 @@ func TestScripts(t *testing.T) {
 			return f.files(env)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"sent": sent, "answer": answer, "pair": pair, "mode": mode, "status": exitStatus,
+			"sent": sent, "answer": answer, "pair": pair, "mode": mode, "status": exitStatus, "svid": svid,
 		},
 	})
 }
