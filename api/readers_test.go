@@ -81,8 +81,8 @@ func TestBrokenPieceAbortsTheStream(t *testing.T) {
 	req.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
 	answer := broken{httptest.NewRecorder()}
 	defer func() {
-		if v := recover(); v != http.ErrAbortHandler || answer.Code != http.StatusOK {
-			t.Errorf("%d, and then %v", answer.Code, v)
+		if err, _ := recover().(error); !errors.Is(err, http.ErrAbortHandler) || answer.Code != http.StatusOK {
+			t.Errorf("%d, and then %v", answer.Code, err)
 		}
 	}()
 	w.server.Handler().ServeHTTP(answer, req)
