@@ -4,8 +4,10 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -167,6 +169,8 @@ func (c *consents) testSessionRevoked(t *testing.T) {
 		w.sees("Approved")
 		return g
 	}
+	mine := c.signedIn(t, physician)
+	then := time.Now().Unix()
 	g := give()
 	task, err := c.orchestrator.OpenTask(t.Context(), v1.TaskRequest{GrantID: g.GrantID})
 	must(t, err)
@@ -179,6 +183,12 @@ func (c *consents) testSessionRevoked(t *testing.T) {
 		t.Errorf("another user's: %d %s", status, body)
 	}
 	c.active(t, g)
+	within(t, 10*time.Second, "another second than that of the sign-in", func() error { // tokens count seconds
+		if time.Now().Unix() == then {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 	if status, body := c.push(t, physician, c.provider.config.JWKS); status != 202 || body != "" {
 		t.Fatalf("the event: %d %s", status, body)
 	}
@@ -188,5 +198,39 @@ func (c *consents) testSessionRevoked(t *testing.T) {
 	if d, err := decide(t.Context(), c.service, a); err == nil && d.Decision {
 		t.Error("the agent may still read")
 	}
+	mine.open(c.public + account)
+	if code := mine.refusal(); code != "session_ended" {
+		t.Errorf("their page: %s", code)
+	}
+	mine.open(c.public + account)
+	mine.signIn(physician)
+	mine.sees(accounts)
 	c.active(t, give())
+}
+
+// testBarred: who was barred gives nothing and sees nothing, is told so, and the log says that they tried.
+func (c *consents) testBarred(t *testing.T) {
+	const barred = "barred-0001"
+	g := c.ask(t)
+	w := c.browser.window(t)
+	w.open(g.ConsentURL)
+	w.signIn(barred)
+	w.sees(asking)
+	mine := c.signedIn(t, barred)
+	_, err := c.operator.Revoke(t.Context(), v1.RevocationRequest{Kind: "user", User: &v1.User{Issuer: c.provider.issuer, Subject: barred}, Reason: "left"})
+	must(t, err)
+	w.click(approving)
+	w.signIn(barred)
+	if code := w.refusal(); code != chain.CodeUserRevoked {
+		t.Errorf("the consent page: %s", code)
+	}
+	page, err := c.auditor.Entries(t.Context(), url.Values{"grant": {g.GrantID}})
+	must(t, err)
+	if len(page.Entries) != 1 || !strings.Contains(string(page.Entries[0].Entry), `"type":"deny"`) || !strings.Contains(string(page.Entries[0].Entry), chain.CodeUserRevoked) {
+		t.Errorf("%d entries: %+v", len(page.Entries), page.Entries)
+	}
+	mine.open(c.public + account)
+	if code := mine.refusal(); code != chain.CodeUserRevoked {
+		t.Errorf("their page: %s", code)
+	}
 }

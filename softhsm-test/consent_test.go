@@ -126,6 +126,7 @@ func TestConsentInBrowser(t *testing.T) {
 	t.Run("security key", c.testSecurityKey)
 	t.Run("withdraw", c.testWithdraw)
 	t.Run("session revoked", c.testSessionRevoked)
+	t.Run("barred", c.testBarred)
 	t.Run("signature of a card", c.testSignature)
 	t.Run("phone", c.testPhone)
 	t.Run("rotated keys", c.testRotation)
