@@ -113,6 +113,9 @@ func (f *files) read(path string) (data []byte, err error) {
 	return buffer.Bytes(), nil
 }
 
+// hashBuffer is what io.Copy would take for the smallest file.
+const hashBuffer = 32 << 10
+
 // hash streams a file through SHA-256.
 func (f *files) hash(path string) (sum [sha256.Size]byte, err error) {
 	if !f.has(path) {
@@ -125,7 +128,7 @@ func (f *files) hash(path string) (sum [sha256.Size]byte, err error) {
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	digest := sha256.New()
-	n, err := io.Copy(digest, io.LimitReader(file, limit+1))
+	n, err := io.CopyBuffer(digest, io.LimitReader(file, limit+1), make([]byte, min(f.size[path]+1, hashBuffer)))
 	if err != nil {
 		return sum, err
 	}

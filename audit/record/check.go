@@ -63,22 +63,16 @@ func DecodeBody[T any](env Envelope) (T, error) {
 		return body, fmt.Errorf("%w: %s entry without a body", ErrMalformed, env.Type)
 	}
 	if err := decode(env.Body, &body); err != nil {
-		return body, fmt.Errorf("%w: body of a %s entry: %w", ErrMalformed, env.Type, err)
+		return *new(T), fmt.Errorf("%w: body of a %s entry: %w", ErrMalformed, env.Type, err)
 	}
 	return body, nil
 }
 
-// decode reads exactly one JSON value. The checks before it close what encoding/json leaves open: it takes the last of
-// duplicate keys, matches names without regard to case, and replaces invalid UTF-8.
+// decode reads exactly one JSON value. The other checks close what encoding/json leaves open: it takes the last of
+// duplicate keys, matches names without regard to case, and replaces invalid UTF-8. v means nothing if there is an error.
 func decode(data []byte, v any) error {
 	if !utf8.Valid(data) {
 		return errors.New("not UTF-8")
-	}
-	if !json.Valid(data) {
-		return errors.New("not JSON")
-	}
-	if err := checkKeys(data); err != nil {
-		return err
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
@@ -88,17 +82,17 @@ func decode(data []byte, v any) error {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("trailing data")
 	}
-	return nil
+	return checkKeys(data)
 }
 
 // checkKeys walks JSON that is already known to be valid and refuses an object that names a key twice. Keys are limited
 // to lower-case ASCII without escapes, so that equal keys have equal bytes.
 func checkKeys(data []byte) error {
-	var stack []map[string]bool // nil for an array
+	stack := make([]*keys, 0, 8) // nil for an array
 	for i := 0; i < len(data); i++ {
 		switch data[i] {
 		case '{':
-			stack = append(stack, map[string]bool{})
+			stack = append(stack, new(keys))
 		case '[':
 			stack = append(stack, nil)
 		case '}', ']':
@@ -106,7 +100,7 @@ func checkKeys(data []byte) error {
 		case '"':
 			end := stringEnd(data, i)
 			if isKey(data, end) {
-				if err := addKey(stack[len(stack)-1], data[i+1:end]); err != nil {
+				if err := stack[len(stack)-1].add(data[i+1 : end]); err != nil {
 					return err
 				}
 			}
@@ -141,7 +135,38 @@ func isKey(data []byte, end int) bool {
 	return false
 }
 
-func addKey(seen map[string]bool, key []byte) error {
+// keys are those of one object: a list, and once that is long a set, so that the cost stays in proportion to the bytes.
+type keys struct {
+	first [fewKeys][]byte
+	n     int
+	more  map[string]bool
+}
+
+const fewKeys = 16
+
+// has says whether the key was added before, and adds it.
+func (k *keys) has(key []byte) bool {
+	for _, old := range k.first[:k.n] {
+		if bytes.Equal(old, key) {
+			return true
+		}
+	}
+	if k.n < fewKeys {
+		k.first[k.n] = key
+		k.n++
+		return false
+	}
+	if k.more[string(key)] {
+		return true
+	}
+	if k.more == nil {
+		k.more = map[string]bool{}
+	}
+	k.more[string(key)] = true
+	return false
+}
+
+func (k *keys) add(key []byte) error {
 	if len(key) == 0 || len(key) > 128 {
 		return errors.New("a key is empty or longer than 128 bytes")
 	}
@@ -151,10 +176,9 @@ func addKey(seen map[string]bool, key []byte) error {
 			return fmt.Errorf("key %.64q: only a-z, 0-9 and _-.:/@ may stand in a key", key)
 		}
 	}
-	if seen[string(key)] {
+	if k.has(key) {
 		return fmt.Errorf("duplicate key %.64q", key)
 	}
-	seen[string(key)] = true
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -171,4 +172,22 @@ func sameJSON(a, b []byte) bool {
 	p, err1 := json.Marshal(x)
 	q, err2 := json.Marshal(y)
 	return err1 == nil && err2 == nil && bytes.Equal(p, q)
+}
+
+// A key that stands twice is refused wherever it stands, and many different ones are not.
+func TestDuplicateAmongManyKeys(t *testing.T) {
+	const many = 100
+	for again := range many {
+		var body strings.Builder
+		for i := range many {
+			fmt.Fprintf(&body, `"k%d":{"k%d":1},`, i, i)
+		}
+		text := `{"v":1,"type":"task","time":"2026-03-01T12:00:00.120Z","body":{` + body.String()
+		if _, err := record.Check([]byte(text + `"k":1}}`)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := record.Check(fmt.Appendf(nil, `%s"k%d":1}}`, text, again)); !errors.Is(err, record.ErrMalformed) {
+			t.Errorf("k%d twice: %v", again, err)
+		}
+	}
 }

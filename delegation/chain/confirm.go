@@ -71,7 +71,7 @@ func (e *evaluation) grantDocument() (*[32]byte, *doubt) {
 		return nil, nil
 	}
 	sum := sha256.Sum256(e.in.GrantDocument)
-	doc, err := ParseGrantDocument(e.in.GrantDocument)
+	doc, err := e.in.Statements.document(sum, e.in.GrantDocument)
 	if err != nil {
 		return &sum, refuted(failed(CodeGrantDocument, "%v", err))
 	}
@@ -121,19 +121,36 @@ func (e *evaluation) confirm(i int, grant *[32]byte) *doubt {
 	if hop.Confirmation == nil || DelegationHash(compact) != *hop.Confirmation {
 		return refuted(failed(CodeConfirmationHash, "hop %d names another delegation or none", i))
 	}
-	key, d := e.key(i - 1)
+	claims, d := e.claims(i, signedBy{compact: *hop.Confirmation, key: e.d.Hops[i-1].SPKIHash})
 	if d != nil {
 		return d
-	}
-	claims, err := VerifyDelegation(compact, key)
-	if err != nil {
-		return refuted(failed(CodeConfirmationInvalid, "hop %d: %v", i, err))
 	}
 	e.said[i].Token = claims.EnrolHash
 	if f := e.compare(&claims, i, grant); f != nil {
 		return refuted(f)
 	}
 	return e.childKey(&claims, i)
+}
+
+// claims is what the delegation of hop i says, which has that SHA-256, under a key that has that one.
+func (e *evaluation) claims(i int, at signedBy) (Claims, *doubt) {
+	spki, d := e.spki(i - 1)
+	if d != nil {
+		return Claims{}, d
+	}
+	if c, known := e.in.Statements.delegation(at); known {
+		return c, nil
+	}
+	key, d := e.parsed(i-1, spki)
+	if d != nil {
+		return Claims{}, d
+	}
+	c, err := VerifyDelegation(e.in.Delegations[i], key)
+	if err != nil {
+		return Claims{}, refuted(failed(CodeConfirmationInvalid, "hop %d: %v", i, err))
+	}
+	e.in.Statements.keepDelegation(at, c)
+	return c, nil
 }
 
 // childKey ties the key that the hop names to the one that its delegator signed, over the re-keys in between.
@@ -213,6 +230,15 @@ func (e *evaluation) link(l *Link, i int) (Rekey, *failure) {
 
 // key returns the key of hop i, if it was supplied and is the one that the certificate names.
 func (e *evaluation) key(i int) (crypto.PublicKey, *doubt) {
+	spki, d := e.spki(i)
+	if d != nil {
+		return nil, d
+	}
+	return e.parsed(i, spki)
+}
+
+// spki is likewise the key of hop i, not parsed yet.
+func (e *evaluation) spki(i int) ([]byte, *doubt) {
 	var spki []byte
 	if i < len(e.in.Keys) {
 		spki = e.in.Keys[i]
@@ -226,6 +252,10 @@ func (e *evaluation) key(i int) (crypto.PublicKey, *doubt) {
 	if sha256.Sum256(spki) != e.d.Hops[i].SPKIHash {
 		return nil, refuted(failed(CodeDelegatorKey, "the key supplied for hop %d is not the one that it names", i))
 	}
+	return spki, nil
+}
+
+func (e *evaluation) parsed(i int, spki []byte) (crypto.PublicKey, *doubt) {
 	key, err := ParseKey(spki)
 	if err != nil {
 		return nil, refuted(failed(CodeDelegatorKey, "hop %d: %v", i, err))

@@ -138,6 +138,7 @@ type Input struct {
 	Revocation         Revocations              // nil = no feed
 	MaxStaleness       time.Duration            // of the feed; 0 = no limit, not evaluated
 	Require            []CheckName              // besides path, format, binding, attenuation, deadline and depth
+	Statements         *Statements              // what verified before; nil = everything anew
 	Known              *Known                   // what Examine found about Chain[0]; nil or another certificate's = found anew
 }
 
