@@ -100,14 +100,20 @@ func (s *Service) issueAgain(ctx context.Context, o order, tbs []byte) (Issued, 
 	if err != nil {
 		return Issued{}, internal("resume certificate", err)
 	}
+	revoked := refuse(Forbidden, chain.CodeCertificateRevoked, "", "the certificate is revoked")
 	if s.revoked.has(chain.RevCertificate, p.Facts().Serial) {
-		return Issued{}, refuse(Forbidden, chain.CodeCertificateRevoked, "", "the certificate is revoked")
+		return Issued{}, revoked
 	}
 	at, ok, err := s.releasedAt(p.Hash())
 	if err != nil {
 		return Issued{}, err
 	}
 	if !ok {
+		stands := o.mutations
+		o.mutations = func(p Prepared) ([]record.Mutation, error) {
+			m, err := stands(p)
+			return append(m, must(record.Absent, revKey(chain.RevCertificate, p.Facts().Serial), revoked)), err
+		}
 		return s.issuePrepared(ctx, o, p)
 	}
 	return s.sign(ctx, o, p, at)

@@ -33,3 +33,25 @@ func TestRevokedBeforeTheCommit(t *testing.T) {
 		})
 	}
 }
+
+// A retry that is recorded anew is held to the revocation of its own certificate, too, at the moment of commit.
+func TestARetryRevokedBeforeTheCommit(t *testing.T) {
+	r := newRig(t)
+	orch := r.orchestrator("lab")
+	by, q := r.auth(orch), r.request(r.task(orch), newKey(t))
+	r.certifier.failing = true
+	if _, err := r.s.Spawn(t.Context(), by, q); code(t, err) != "signing_failed" {
+		t.Fatal(err)
+	}
+	r.certifier.failing = false
+	var serial string
+	for _, term := range r.log.entries[len(r.log.entries)-2].Terms {
+		if term.Kind == "serial" {
+			serial = term.ID
+		}
+	}
+	r.log.apply([]record.Mutation{{Key: "rev/certificate/" + serial, Value: []byte("{}")}})
+	if _, err := r.s.Spawn(t.Context(), by, q); serial == "" || code(t, err) != chain.CodeCertificateRevoked {
+		t.Errorf("certificate %q: %v", serial, err)
+	}
+}
