@@ -21,28 +21,37 @@ type enrolFact struct {
 	of      enrolled
 	lineage hash // of the chain, whose last hop has no key yet
 	expires time.Time
+	by      hash // the delegator's key
 }
 
-func enrolOf(env record.Envelope) (f enrolFact, err error) {
-	body, err := record.DecodeBody[record.EnrollmentBody](env)
+func (f *fact) readEnrollment(env *record.Envelope) error {
+	body, err := record.DecodeBody[record.EnrollmentBody](*env)
 	if err != nil {
-		return f, err
+		return err
 	}
-	if n := len(body.Hops); n == 0 || body.Hops[n-1].ID != body.SPIFFEID || body.Hops[n-1].SPKIHash != "" {
-		return f, errors.New("its last hop is not that of the agent, without a key")
+	n := len(body.Hops)
+	if n == 0 || body.Hops[n-1].ID != body.SPIFFEID || body.Hops[n-1].SPKIHash != "" {
+		return errors.New("its last hop is not that of the agent, without a key")
 	}
-	f.of.id = body.SPIFFEID
-	if f.of.token, err = parseHash(body.TokenHash); err != nil {
-		return f, fmt.Errorf("token_hash: %w", err)
+	e := &enrolFact{expires: body.Expires}
+	f.enrol, e.of.id = e, body.SPIFFEID
+	if e.of.token, err = parseHash(body.TokenHash); err != nil {
+		return fmt.Errorf("token_hash: %w", err)
 	}
-	f.expires = body.Expires
-	f.lineage, err = lineageOf(body.Hops)
-	return f, err
+	if n > 1 {
+		if e.by, err = parseHash(body.Hops[n-2].SPKIHash); err != nil {
+			return fmt.Errorf("hop %d: spki_hash: %w", n-2, err)
+		}
+	}
+	f.rests, f.unnamed = standingOf(env, idsOf(body.Hops))
+	e.lineage, err = lineageOf(body.Hops)
+	return err
 }
 
 // noteEnrollment keeps the first entry of a token.
 func (v *verifier) noteEnrollment(f *fact) {
-	e := f.enrol
+	v.stands(f, f.rests, v.asking(f.enrol.by))
+	e := *f.enrol
 	e.index = f.index
 	if _, known := v.tokens[e.of]; !known {
 		v.tokens[e.of] = e

@@ -23,6 +23,7 @@ type chunkResult struct {
 	facts    []fact
 	cited    map[string]bool // policy digests
 	held     uint64
+	missing  bool // the file is not here
 }
 
 // mismatch is an entry that is not the leaf of its place. Which of both is false shows only in the root.
@@ -33,15 +34,21 @@ type mismatch struct {
 
 // fact is what later checks need to know of an entry.
 type fact struct {
-	index  uint64
-	kind   record.Type
-	seal   record.SealBody
-	event  string // device
-	failed uint64 // issue_failed, issue_unknown: the issue entry
-	issue  issueFact
-	grant  grantFact
-	enrol  enrolFact
-	token  tokenFact
+	index    uint64
+	kind     record.Type
+	time     time.Time
+	rests    standing // what can be revoked, as far as the entry itself names it
+	unnamed  error    // why that is not all
+	seal     record.SealBody
+	event    string // device
+	failed   uint64 // issue_failed, issue_unknown: the issue entry
+	revoke   revocable
+	issue    *issueFact
+	grant    *grantFact
+	enrol    *enrolFact
+	token    *tokenFact
+	alarm    *alarmFact
+	decision *decisionFact
 
 	unsigned tokenName // token_failed
 }
@@ -113,6 +120,7 @@ func (v *verifier) chunk(n uint64) *chunkResult {
 	r.diverged = r.tile == nil
 	path := entriesPath(n)
 	if !v.files.has(path) {
+		r.missing = true
 		v.absent(r, width)
 		return r
 	}
@@ -229,7 +237,7 @@ func (v *verifier) entry(r *chunkResult, index uint64, line []byte, payloads map
 
 // factOf decodes the bodies that other checks build on. The zero fact means that none does.
 func factOf(env record.Envelope) (f fact, err error) {
-	f.kind = env.Type
+	f.kind, f.time = env.Type, env.Time
 	switch env.Type {
 	case record.TypeSeal:
 		f.seal, err = record.DecodeBody[record.SealBody](env)
@@ -241,20 +249,36 @@ func factOf(env record.Envelope) (f fact, err error) {
 		var body record.FailBody
 		body, err = record.DecodeBody[record.FailBody](env)
 		f.failed = body.Index
-	case record.TypeIssue:
-		var body record.IssueBody
-		if body, err = record.DecodeBody[record.IssueBody](env); err == nil {
-			f.issue, err = issueOf(&body)
-		}
-	case record.TypeGrant:
-		f.grant, err = grantOf(env)
-	case record.TypeEnrollment:
-		f.enrol, err = enrolOf(env)
-	case record.TypeToken:
-		f.token, err = tokenOf(env)
 	case record.TypeTokenFailed:
 		f.unsigned, err = unsignedOf(env)
 	case record.TypeCeremony:
+	case record.TypeRevoke:
+		f.revoke, err = revokeOf(env)
+	case record.TypeAlarm:
+		f.alarm, err = alarmOf(env)
+	default:
+		return f.resting(env)
+	}
+	return f, err
+}
+
+// resting decodes what must rest on nothing that was revoked.
+func (f fact) resting(env record.Envelope) (_ fact, err error) {
+	switch env.Type {
+	case record.TypeIssue:
+		err = f.readIssue(&env)
+	case record.TypeGrant:
+		err = f.readGrant(&env)
+	case record.TypeTask:
+		f.rests, f.unnamed = standingOf(&env, nil)
+	case record.TypeEnrollment:
+		err = f.readEnrollment(&env)
+	case record.TypeToken:
+		err = f.readToken(&env)
+	case record.TypeDecision:
+		if f.decision, err = decisionOf(&env); f.decision == nil && err == nil {
+			return fact{}, nil
+		}
 	default:
 		return fact{}, nil
 	}
@@ -264,6 +288,9 @@ func factOf(env record.Envelope) (f fact, err error) {
 // take does what needs the chunks in order.
 func (v *verifier) take(r *chunkResult) {
 	v.held += r.held
+	if r.missing && v.gap == nil {
+		v.gap = new(r.start)
+	}
 	tile := r.tile
 	if tile == nil {
 		tile = r.leaves

@@ -15,37 +15,42 @@ import (
 // grantFact is a grant as its entries tell it.
 type grantFact struct {
 	id       string
+	user     string // pseudonym
 	index    uint64 // of the entry that holds the evidence
 	evidence string // hexadecimal; "" until the user consented
 	hash     string // of the canonical grant document
 	consent  string
 	time     time.Time
 	document []byte // the canonical grant document; nil if the evidence is not here or is false
+	key      hash   // the orchestrator's, as the document names it
 }
 
 // names says whether the user's grant is here and names that key of the orchestrator.
-func (g *grantFact) names(key hash) bool {
-	if g.document == nil {
-		return false
-	}
-	document, err := chain.ParseGrantDocument(g.document)
-	return err == nil && document.OrchestratorKey == key
-}
+func (g *grantFact) names(key hash) bool { return g.document != nil && g.key == key }
 
-func grantOf(env record.Envelope) (grantFact, error) {
-	body, err := record.DecodeBody[record.GrantBody](env)
+func (f *fact) readGrant(env *record.Envelope) error {
+	body, err := record.DecodeBody[record.GrantBody](*env)
 	if err != nil {
-		return grantFact{}, err
+		return err
 	}
 	if body.GrantID != env.Grant {
-		return grantFact{}, errors.New("grant_id differs between envelope and body")
+		return errors.New("grant_id differs between envelope and body")
 	}
-	return grantFact{id: body.GrantID, evidence: body.EvidenceHash, hash: body.GrantHash, consent: body.ConsentType, time: env.Time}, nil
+	f.grant = &grantFact{
+		id: body.GrantID, user: env.User, evidence: body.EvidenceHash, hash: body.GrantHash, consent: body.ConsentType, time: env.Time,
+	}
+	f.rests.on(chain.RevGrant, env.Grant)
+	f.rests.on(chain.RevUser, env.User)
+	f.rests.on(chain.RevOrchestrator, env.Orchestrator)
+	return nil
 }
 
 // noteGrant keeps the entry with the evidence. Later entries of the grant must not contradict it.
 func (v *verifier) noteGrant(f *fact) {
-	g := f.grant
+	if f.grant.evidence != "" {
+		v.stands(f, f.rests)
+	}
+	g := *f.grant
 	g.index = f.index
 	have, known := v.grants[g.id]
 	switch {
@@ -81,7 +86,7 @@ func (v *verifier) evidence() {
 			proof, err = v.consent(g, data)
 		}
 		if v.tally.check(CheckEvidence, where, err) && v.tally.check(consentCheck(proof.Type), where, proof.Verify(g.time)) {
-			g.document = proof.Document
+			g.document, g.key = proof.Document, proof.Grant.OrchestratorKey
 		}
 	}
 }

@@ -185,7 +185,7 @@ func (v *verifier) agent(index uint64, cert *x509.Certificate, env *record.Envel
 		return nil
 	}
 	input := chain.Input{
-		Chain: []*x509.Certificate{cert}, Trust: v.trust, Now: env.Time, Skew: issueSkew, Origin: v.anchors.origin,
+		Chain: []*x509.Certificate{cert}, Trust: v.trust, Now: env.Time, Skew: issueSkew, Origin: v.anchors.origin, Statements: &v.statements,
 		Delegations: make([]string, len(d.Hops)), Keys: make([][]byte, len(d.Hops)), Links: make([][]chain.Link, len(d.Hops)),
 	}
 	grant := v.grants[chain.FormatUUID(d.Grant.GrantID)]

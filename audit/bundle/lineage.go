@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+	"unique"
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
@@ -15,9 +17,12 @@ import (
 // issueFact is what later entries and certificates rest on of an issue entry.
 type issueFact struct {
 	spki, signed hash // the key, and its delegator's JWS if there is one
+	tbs          hash
+	serial       unique.Handle[string]
 	bearer       bearer
-	serial       string
-	certified    *certified // nil for whoever is no agent
+	certified    *certified            // nil for whoever is no agent
+	renews       unique.Handle[string] // serial of the certificate before; zero: none
+	by           hash                  // the key that must have a certificate to ask with; zero: none
 }
 
 // bearer is who has a key.
@@ -27,34 +32,72 @@ type bearer struct {
 	lineage  hash   // of an agent's chain, its own hop included
 	previous hash   // of a re-key: the key before
 	link     hash   // of a re-key: SHA-256 of the link
+	enrolled bool   // for a token
+	serials  []unique.Handle[string]
 }
 
-func issueOf(body *record.IssueBody) (f issueFact, err error) {
-	if f.spki, err = parseHash(body.SPKIHash); err != nil {
-		return f, err
+// readIssue also notes what the certificate stands on.
+func (f *fact) readIssue(env *record.Envelope) error {
+	body, err := record.DecodeBody[record.IssueBody](*env)
+	if err != nil {
+		return err
 	}
-	f.bearer.id, f.serial = body.SPIFFEID, body.Serial
-	if f.certified, err = certifiedOf(body); err != nil {
-		return f, err
+	i := &issueFact{bearer: bearer{id: body.SPIFFEID, enrolled: body.EnrollmentHash != ""}, serial: unique.Make(body.Serial)}
+	f.issue = i
+	if i.spki, err = parseHash(body.SPKIHash); err != nil {
+		return err
 	}
-	if n := len(body.Hops); n > 0 {
-		if f.bearer.lineage, err = lineageOf(body.Hops); err != nil {
-			return f, err
+	if i.tbs, err = parseHash(body.TBSHash); err != nil {
+		return err
+	}
+	if body.Renews != "" {
+		i.renews = unique.Make(body.Renews)
+	}
+	if i.certified, err = certifiedOf(&body); err != nil {
+		return err
+	}
+	switch body.Kind {
+	case kindAgent:
+		f.rests, f.unnamed = standingOf(env, idsOf(body.Hops))
+	case chain.Orchestrator.String():
+		f.rests, f.unnamed = standingOf(env, []string{body.SPIFFEID})
+	}
+	f.rests.on(chain.RevCertificate, body.Serial)
+	if i.certified != nil {
+		i.certified.rests = f.rests
+	}
+	if err := i.readHops(body.Hops); err != nil || body.Rekey == nil {
+		return err
+	}
+	return i.readRekey(body.Rekey)
+}
+
+func (i *issueFact) readHops(hops []record.HopBody) (err error) {
+	n := len(hops)
+	if n == 0 {
+		return nil
+	}
+	if i.bearer.lineage, err = lineageOf(hops); err != nil {
+		return err
+	}
+	if last := hops[n-1].Confirmation; last != "" {
+		if i.signed, err = parseHash(last); err != nil {
+			return err
 		}
-		if last := body.Hops[n-1].Confirmation; last != "" {
-			if f.signed, err = parseHash(last); err != nil {
-				return f, err
-			}
-		}
 	}
-	if body.Rekey == nil {
-		return f, nil
+	if n > 1 && !i.bearer.enrolled {
+		i.by, err = parseHash(hops[n-2].SPKIHash)
 	}
-	if f.bearer.previous, err = parseHash(body.Rekey.PreviousSPKIHash); err != nil {
-		return f, err
+	return err
+}
+
+func (i *issueFact) readRekey(body *record.RekeyBody) (err error) {
+	if i.bearer.previous, err = parseHash(body.PreviousSPKIHash); err != nil {
+		return err
 	}
-	f.bearer.link, err = parseHash(body.Rekey.LinkHash)
-	return f, err
+	i.by = i.bearer.previous
+	i.bearer.link, err = parseHash(body.LinkHash)
+	return err
 }
 
 // lineageOf is a hash of hops, for comparing only.
@@ -65,36 +108,56 @@ func lineageOf(hops []record.HopBody) (hash, error) {
 
 // noteIssue keeps the first bearer of a key. An agent's key changes by a re-key or not at all.
 func (v *verifier) noteIssue(f *fact) {
-	b := f.issue.bearer
+	i := f.issue
+	v.standsIssue(f)
+	v.noteCertificate(f)
+	if i.signed != (hash{}) {
+		if _, known := v.signed[i.signed]; !known {
+			v.signed[i.signed] = f.index
+		}
+	}
+	b := i.bearer
 	b.index = f.index
-	if c := f.issue.certified; c != nil {
-		if _, known := v.serials[f.issue.serial]; !known {
-			c.index = f.index
-			v.serials[f.issue.serial] = *c
-		}
-	}
-	if f.issue.signed != (hash{}) {
-		if _, known := v.signed[f.issue.signed]; !known {
-			v.signed[f.issue.signed] = f.index
-		}
-	}
-	if had, known := v.keys[f.issue.spki]; known {
+	if had, known := v.keys[i.spki]; known {
 		if had.id != b.id || had.lineage != b.lineage {
 			v.tally.fail(CheckDelegation, at(f.index, entriesPath(f.index/chunk)), "another identity or chain for the key of entry %d", had.index)
 		}
+		if !slices.Contains(had.serials, i.serial) {
+			had.serials = append(had.serials, i.serial)
+			v.keys[i.spki] = had
+		}
 		return
 	}
-	v.keys[f.issue.spki] = b
+	b.serials = []unique.Handle[string]{i.serial}
+	v.keys[i.spki] = b
 	if b.lineage == (hash{}) {
 		return
 	}
 	first, known := v.agents[b.id]
 	if !known {
-		v.agents[b.id] = f.issue.spki
+		v.agents[b.id] = i.spki
 		return
 	}
 	if b.previous == (hash{}) {
 		v.tally.fail(CheckDelegation, at(f.index, entriesPath(f.index/chunk)), "another key for the agent of entry %d, without a re-key", v.keys[first].index)
+	}
+}
+
+// noteCertificate keeps the first entry of a certificate.
+func (v *verifier) noteCertificate(f *fact) {
+	i := f.issue
+	if i.renews != (unique.Handle[string]{}) {
+		v.renews[i.serial] = i.renews
+	}
+	if i.certified == nil {
+		return
+	}
+	i.certified.index = f.index
+	if _, known := v.serials[i.serial]; !known {
+		v.serials[i.serial] = i.certified
+	}
+	if _, known := v.shown[i.tbs]; !known {
+		v.shown[i.tbs] = i.certified
 	}
 }
 

@@ -32,6 +32,8 @@ const (
 	CheckCertificate  CheckName = "certificate"  // issued certificate, its entry and its path
 	CheckDelegation   CheckName = "delegation"   // the chain in the certificate attenuates and is the one logged
 	CheckConfirmation CheckName = "confirmation" // the delegator's JWS
+	CheckRevocation   CheckName = "revocation"   // nothing was issued or allowed after what it rests on was revoked
+	CheckAlarm        CheckName = "alarm"        // an alarm is of two redemptions, and nothing of its agent follows
 	CheckEvidence     CheckName = "evidence"     // the file of the user's consent, and the grant in it
 	CheckPolicy       CheckName = "policy"       // the policy bundle has its digest
 	CheckReceipt      CheckName = "receipt"      // a receipt's own format and inclusion proof
@@ -47,7 +49,7 @@ func checkOrder() []CheckName {
 	return []CheckName{
 		CheckLayout, CheckManifest, CheckRange, CheckTrust, CheckReceipt, CheckCheckpoint, CheckTile, CheckEntry, CheckCeremony,
 		CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot, CheckSealEntry, CheckQuote, CheckCounter, CheckBoot,
-		CheckAK, CheckCertificate, CheckDelegation, CheckConfirmation, CheckEvidence,
+		CheckAK, CheckCertificate, CheckDelegation, CheckConfirmation, CheckRevocation, CheckAlarm, CheckEvidence,
 		CheckConsentWebAuthn, CheckConsentJWS, CheckConsentOIDC, CheckConsentToken, CheckPolicy,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unique"
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
@@ -17,6 +18,7 @@ type certified struct {
 	id       string // SPIFFE ID
 	scope    chain.Scope
 	notAfter time.Time
+	rests    standing
 }
 
 // certifiedOf is nil for whoever has no chain.
@@ -36,22 +38,26 @@ func certifiedOf(body *record.IssueBody) (*certified, error) {
 type tokenFact struct {
 	jti      string
 	agent    string // UUID
-	serial   string
+	serial   unique.Handle[string]
 	scope    chain.Scope
-	at       time.Time
 	notAfter time.Time
 }
 
-func tokenOf(env record.Envelope) (f tokenFact, err error) {
-	body, err := record.DecodeBody[record.TokenBody](env)
+func (f *fact) readToken(env *record.Envelope) error {
+	body, err := record.DecodeBody[record.TokenBody](*env)
 	if err != nil {
-		return f, err
+		return err
 	}
-	f = tokenFact{jti: body.JTI, agent: env.Agent, serial: body.Serial, at: env.Time, notAfter: body.NotAfter}
-	if f.scope, err = chain.ParseScope(body.Scope); err != nil {
-		return f, fmt.Errorf("scope: %w", err)
+	f.token = &tokenFact{jti: body.JTI, agent: env.Agent, serial: unique.Make(body.Serial), notAfter: body.NotAfter}
+	if f.rests, err = standingOf(env, nil); err != nil {
+		return err
 	}
-	return f, nil
+	f.rests.on(chain.RevAgent, env.Agent)
+	f.rests.on(chain.RevCertificate, body.Serial)
+	if f.token.scope, err = chain.ParseScope(body.Scope); err != nil {
+		return fmt.Errorf("scope: %w", err)
+	}
+	return nil
 }
 
 // tokenName is what a token_failed entry says of the token that it is about.
@@ -75,13 +81,19 @@ func (v *verifier) noteUnsigned(f *fact) {
 	v.tally.check(CheckDelegation, at(f.index, entriesPath(f.index/chunk)), err)
 }
 
-// noteToken checks that a token gives no more than the certificate that it is bound to.
+// noteToken checks that a token gives no more than the certificate that it is bound to, and that what that rests on is in force.
 func (v *verifier) noteToken(f *fact) {
 	v.accessTokens[tokenName{index: f.index, jti: f.token.jti, agent: f.token.agent}] = struct{}{}
-	v.tally.check(CheckDelegation, at(f.index, entriesPath(f.index/chunk)), v.within(&f.token))
+	v.tally.check(CheckDelegation, at(f.index, entriesPath(f.index/chunk)), v.within(f))
+	rests := f.rests
+	if c, known := v.serials[f.token.serial]; known {
+		rests = c.rests
+	}
+	v.stands(f, rests)
 }
 
-func (v *verifier) within(t *tokenFact) error {
+func (v *verifier) within(f *fact) error {
+	t := f.token
 	c, known := v.serials[t.serial]
 	if !known {
 		if v.opts.Range != nil {
@@ -96,7 +108,7 @@ func (v *verifier) within(t *tokenFact) error {
 	if !t.scope.Subset(c.scope) {
 		errs = append(errs, fmt.Errorf("the access token has more scope than the certificate in entry %d", c.index))
 	}
-	if t.notAfter.After(c.notAfter) || t.notAfter.After(t.at.Add(chain.MaxAccessTokenLife)) {
+	if t.notAfter.After(c.notAfter) || t.notAfter.After(f.time.Add(chain.MaxAccessTokenLife)) {
 		errs = append(errs, errors.New("the access token outlives its certificate, or what any may live"))
 	}
 	return errors.Join(errs...)

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"time"
+	"unique"
 
 	"github.com/signet-pki/signet/audit/checkpoint"
 	"github.com/signet-pki/signet/audit/record"
@@ -30,7 +31,7 @@ type Options struct {
 type Range struct{ From, To uint64 }
 
 // Verify checks a whole bundle and reports every failure that it finds; nothing in the bundle makes it panic or read without bound.
-// Memory grows with the number of files, grants and certificates, not with entries. The error is for what is no verdict: the
+// Memory grows with the number of files, grants, certificates and revocations, not with entries. The error is for what is no verdict: the
 // context ended, or there is no bundle ([ErrUnreadable]). fsys must be safe for concurrent use.
 //
 // Links are refused where fsys shows them. Over a directory, use [os.Root.FS], which also keeps paths inside.
@@ -81,13 +82,20 @@ type verifier struct {
 	devices map[string][]uint64 // device entries by event, ascending
 	grants  map[string]*grantFact
 	tokens  map[enrolled]enrolFact
-	serials map[string]certified // agents' certificates, by their first issue entry
+	serials map[unique.Handle[string]]*certified            // agents' certificates, by their first issue entry
+	shown   map[hash]*certified                             // likewise, by TBS hash
+	renews  map[unique.Handle[string]]unique.Handle[string] // certificate to the one before
+	revoked map[revocable]ending
+	alarmed map[revocable]uint64 // agents
+	gap     *uint64              // the first entry that is not here
+	blind   *uint64              // the first behind it that was held to the revocations
+	notes   []sealNote
+	cited   map[string]bool // policy digests
+	cache   cache
+
+	statements chain.Statements
 
 	accessTokens map[tokenName]struct{} // access tokens that no entry says were not signed
-
-	notes []sealNote
-	cited map[string]bool // policy digests
-	cache cache
 }
 
 // sealNote is an entry that records a seal.
@@ -102,7 +110,8 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	}
 	v.failed, v.keys, v.agents, v.signed = map[uint64]bool{}, map[hash]bearer{}, map[string]hash{}, map[hash]uint64{}
 	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
-	v.tokens, v.serials = map[enrolled]enrolFact{}, map[string]certified{}
+	v.tokens, v.serials, v.shown = map[enrolled]enrolFact{}, map[unique.Handle[string]]*certified{}, map[hash]*certified{}
+	v.renews, v.revoked, v.alarmed = map[unique.Handle[string]]unique.Handle[string]{}, map[revocable]ending{}, map[revocable]uint64{}
 	v.accessTokens = map[tokenName]struct{}{}
 	if err := v.files.manifest(ctx, v.tally, v.opts.Parallel); err != nil {
 		return err
@@ -120,6 +129,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 		return err
 	}
 	v.explain()
+	v.unseen()
 	v.recorded()
 	v.evidence()
 	v.policies()
@@ -212,6 +222,14 @@ func (v *verifier) note(f *fact) {
 		v.noteToken(f)
 	case record.TypeTokenFailed:
 		v.noteUnsigned(f)
+	case record.TypeTask:
+		v.stands(f, f.rests)
+	case record.TypeDecision:
+		v.noteDecision(f)
+	case record.TypeRevoke:
+		v.noteRevoke(f)
+	case record.TypeAlarm:
+		v.noteAlarm(f)
 	}
 }
 
