@@ -41,7 +41,7 @@ type fact struct {
 	unnamed  error    // why that is not all
 	seal     record.SealBody
 	event    string // device
-	failed   uint64 // issue_failed, issue_unknown: the issue entry
+	failed   hash   // issue_failed, issue_unknown: of the TBSCertificate
 	revoke   revocable
 	issue    *issueFact
 	grant    *grantFact
@@ -248,7 +248,9 @@ func factOf(env record.Envelope) (f fact, err error) {
 	case record.TypeIssueFailed, record.TypeIssueUnknown:
 		var body record.FailBody
 		body, err = record.DecodeBody[record.FailBody](env)
-		f.failed = body.Index
+		if err == nil {
+			f.failed, err = parseHash(body.TBSHash)
+		}
 	case record.TypeTokenFailed:
 		f.unsigned, err = unsignedOf(env)
 	case record.TypeCeremony:

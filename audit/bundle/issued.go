@@ -85,7 +85,7 @@ func (v *verifier) issue(index uint64, line []byte) {
 	}
 	if !v.files.has(issuedPath(index)) {
 		switch {
-		case v.failed[index]:
+		case v.unsigned(index, body.TBSHash):
 			v.tally.pass(CheckCertificate, 1)
 		case index >= v.from && index < v.to:
 			v.tally.unsure(CheckCertificate, where, "absent, and no later entry says that it was not issued")
@@ -104,6 +104,13 @@ func (v *verifier) issue(index uint64, line []byte) {
 		errs = append(errs, v.peer(cert, &env, &body))
 	}
 	v.tally.check(CheckCertificate, where, errors.Join(errs...))
+}
+
+// unsigned says whether a later entry explains that an issue entry has no certificate. After a crash nobody remembers which
+// entry it was, so the bytes to be signed say it.
+func (v *verifier) unsigned(index uint64, tbsHash string) bool {
+	tbs, err := parseHash(tbsHash)
+	return err == nil && v.failed[tbs] > index
 }
 
 // certificate reads an issued certificate.

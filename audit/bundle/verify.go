@@ -75,7 +75,7 @@ type verifier struct {
 	latest          time.Time
 
 	issues  []uint64            // issue entries, ascending
-	failed  map[uint64]bool     // issue entries whose signature failed or is unknown
+	failed  map[hash]uint64     // by TBSCertificate, the newest entry that says that its signature failed or is unknown
 	keys    map[hash]bearer     // who has a key, by its first issue entry
 	agents  map[string]hash     // the first key of an agent
 	signed  map[hash]uint64     // the issue entry of a delegation, by its hash
@@ -108,7 +108,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	if v.files, err = scan(ctx, fsys, v.tally); err != nil {
 		return err
 	}
-	v.failed, v.keys, v.agents, v.signed = map[uint64]bool{}, map[hash]bearer{}, map[string]hash{}, map[hash]uint64{}
+	v.failed, v.keys, v.agents, v.signed = map[hash]uint64{}, map[hash]bearer{}, map[string]hash{}, map[hash]uint64{}
 	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
 	v.tokens, v.serials, v.shown = map[enrolled]enrolFact{}, map[unique.Handle[string]]*certified{}, map[hash]*certified{}
 	v.renews, v.revoked, v.alarmed = map[unique.Handle[string]]unique.Handle[string]{}, map[revocable]ending{}, map[revocable]uint64{}
@@ -210,7 +210,7 @@ func (v *verifier) note(f *fact) {
 	case record.TypeDevice:
 		v.devices[f.event] = append(v.devices[f.event], f.index)
 	case record.TypeIssueFailed, record.TypeIssueUnknown:
-		v.failed[f.failed] = true
+		v.failed[f.failed] = f.index
 	case record.TypeIssue:
 		v.issues = append(v.issues, f.index)
 		v.noteIssue(f)
