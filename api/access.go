@@ -53,7 +53,10 @@ func (s *Server) evaluate(c *call, q *v1.EvaluationRequest) (v1.EvaluationRespon
 	out := v1.EvaluationResponse{
 		// A permission that is not recorded is none, whatever else went wrong.
 		Decision: d.Allow && d.Position != nil,
-		Context:  v1.DecisionContext{DecisionID: d.ID, Reasons: d.Reasons, Checks: allChecks(d.Checks)},
+		Context:  v1.DecisionContext{DecisionID: d.ID, Reasons: d.Reasons, Checks: allChecks(d.Checks), Advice: d.Advice},
+	}
+	if out.Decision {
+		out.Context.Obligations = d.Obligations
 	}
 	if d.Position != nil {
 		out.Context.AuditID = &d.Position.Index

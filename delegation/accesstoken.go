@@ -63,7 +63,7 @@ func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (To
 	if err != nil {
 		return Token{}, err
 	}
-	decision, err := s.askForToken(ctx, by, t)
+	a, err := s.askForToken(ctx, by, t)
 	if err != nil {
 		return Token{}, err
 	}
@@ -71,7 +71,7 @@ func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (To
 	if err != nil {
 		return Token{}, internal("encode token", err)
 	}
-	d := s.accessTokenDraft(by, t, claims, decision.Digest)
+	d := s.accessTokenDraft(by, t, claims, a)
 	d.mutations = append(d.mutations, same)
 	pos, err := s.append(ctx, d)
 	if err != nil {
@@ -176,39 +176,40 @@ func (s *Service) audience(text string) (chain.ID, error) {
 	return id, nil
 }
 
-func (s *Service) askForToken(ctx context.Context, by Caller, t *chain.AccessToken) (policy.Decision, error) {
+func (s *Service) askForToken(ctx context.Context, by Caller, t *chain.AccessToken) (asked, error) {
 	if code := s.revoked.lineage(*by.deleg); code != "" {
-		return policy.Decision{}, refuse(Forbidden, code, "", "a part of the delegation chain is revoked")
+		return asked{}, refuse(Forbidden, code, "", "a part of the delegation chain is revoked")
 	}
 	g, err := s.grant(chain.FormatUUID(t.GrantID))
 	if err != nil {
-		return policy.Decision{}, err
+		return asked{}, err
 	}
 	task, err := s.task(chain.FormatUUID(t.TaskID))
 	if err != nil {
-		return policy.Decision{}, err
+		return asked{}, err
 	}
 	in := s.input(policy.PointToken, *by.deleg, g, task, s.attestation(by.deleg.Hops[0].ID))
 	in.Request = &policy.Request{Scope: t.Scope.Strings(), TTLSeconds: int64(t.Expiry.Sub(t.IssuedAt) / time.Second)}
 	in.Resource = &policy.Resource{Type: "service", ID: t.Audience.String()}
-	decision := s.cfg.Policy.Decide(ctx, in)
-	if !decision.Allow {
-		return decision, &Error{Kind: Forbidden, Code: "policy_denied", Detail: joinReasons(decision.Reasons)}
+	a, err := s.ask(ctx, in)
+	if err != nil {
+		return asked{}, err
 	}
-	return decision, nil
+	return a, a.permitted()
 }
 
 // accessTokenDraft asks once more, at the moment of commit, whether anything of the chain was revoked.
-func (s *Service) accessTokenDraft(by Caller, t *chain.AccessToken, claims []byte, digest string) draft {
+func (s *Service) accessTokenDraft(by Caller, t *chain.AccessToken, claims []byte, a asked) draft {
 	env := s.aboutToken(by)
-	env.Type, env.Service, env.Policy = record.TypeToken, t.Audience.Name(), digest
+	env.Type, env.Service, env.Policy = record.TypeToken, t.Audience.Name(), a.answer.Digest
 	return draft{
 		env: env,
 		body: record.TokenBody{
 			JTI: t.JTI, Audience: t.Audience.String(), Scope: t.Scope.Strings(), NotAfter: t.Expiry, Serial: t.Serial,
 			CertificateHash: hex.EncodeToString(t.CertificateHash[:]), ClaimsHash: hexOf(sha256.Sum256(claims)),
+			InputHash: a.hash(),
 		},
-		payload: record.TokenPayload{Claims: claims},
+		payload: record.TokenPayload{Claims: claims, Input: a.input},
 		terms:   append(termsOf(env), record.Term{Kind: "serial", ID: t.Serial}),
 		mutations: append(unrevoked(*by.deleg), must(record.Absent, revKey(chain.RevCertificate, t.Serial),
 			refuse(Forbidden, chain.CodeCertificateRevoked, "", "the certificate is revoked"))),

@@ -147,18 +147,20 @@ func (l lineage) first(by delegator) (chain.Delegation, error) {
 	return d, nil
 }
 
-// describe is what the entry of an agent's certificate says beside the certificate.
-func (s *Service) describe(by delegator, q SpawnRequest, g *grantState, d chain.Delegation, c certified) order {
+// describe is what the entry of an agent's certificate says beside the certificate. Policy is not asked about what is issued again.
+func (s *Service) describe(by delegator, q SpawnRequest, g *grantState, d chain.Delegation, c certified, a asked) order {
+	env := s.agentEnvelope(by, q, g, d)
+	env.Policy = a.answer.Digest
 	return order{
-		env: s.agentEnvelope(by, q, g, d),
+		env: env,
 		body: record.IssueBody{
 			SPKIHash: hexOf(d.Hops[len(d.Hops)-1].SPKIHash), SpawnID: q.SpawnID, Hops: hopBodies(d.Hops),
 			ConsentType: g.Consent, EvidenceHash: hex.EncodeToString(g.EvidenceHash),
-			EnrollmentHash: hex.EncodeToString(c.enrol), Rekey: c.rekey,
+			EnrollmentHash: hex.EncodeToString(c.enrol), Rekey: c.rekey, InputHash: a.hash(),
 		},
 		payload: record.IssuePayload{
 			Delegation: c.ext, JWS: q.Confirmation, DelegatorKey: by.spki, Link: c.link,
-			Issuer: g.User.Issuer, Subject: g.User.Subject, Roles: g.User.Roles,
+			Issuer: g.User.Issuer, Subject: g.User.Subject, Roles: g.User.Roles, Input: a.input,
 		},
 	}
 }

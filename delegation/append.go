@@ -85,18 +85,27 @@ func (s *Service) denied(ctx context.Context, operation string, by Caller, about
 	}
 	about.Type, about.Code = record.TypeDeny, e.Code
 	nameCaller(&about, by)
-	d := draft{
-		env:   about,
-		body:  record.DenyBody{Operation: operation, Code: e.Code, Field: e.Field, Checks: checkWords(e.Checks)},
-		terms: termsOf(about),
-	}
-	pos, err := s.append(ctx, d)
+	pos, err := s.append(ctx, s.denyDraft(operation, about, e))
 	if err != nil {
 		return e
 	}
 	out := *e
 	out.AuditIndex = &pos.Index
 	return &out
+}
+
+func (s *Service) denyDraft(operation string, about record.Envelope, e *Error) draft {
+	body := record.DenyBody{Operation: operation, Code: e.Code, Field: e.Field, Checks: checkWords(e.Checks)}
+	d := draft{env: about}
+	if a := e.asked; a != nil {
+		// The payload is about a user: the pseudonym says whose it is.
+		d.env.User, d.env.Grant = s.cfg.Pseudonym(a.about.User.Issuer, a.about.User.Subject), a.about.Task.GrantID
+		d.env.Task, d.env.Orchestrator, d.env.Policy = a.about.Task.ID, nameOf(a.about.Orchestrator.ID), a.answer.Digest
+		body.Reasons, body.InputHash = a.answer.Reasons, a.hash()
+		d.payload = record.DenyPayload{Input: a.input}
+	}
+	d.body, d.terms = body, termsOf(d.env)
+	return d
 }
 
 // unrevoked are the checks, at the moment of commit, that nothing in a chain was revoked since it was read.

@@ -49,8 +49,7 @@ type answer struct {
 	Decision
 	report   chain.Report
 	required []chain.Token
-	input    []byte
-	policy   string
+	asked    asked
 }
 
 // answer runs the hard checks, and policy only when all of them hold: policy can narrow, never widen.
@@ -82,7 +81,7 @@ func (s *Service) answer(ctx context.Context, q DecisionRequest) answer {
 
 // denied makes sure that a refusal says something.
 func (a answer) denied(reason string) answer {
-	a.Allow = false
+	a.Allow, a.Obligations = false, nil
 	if len(a.Reasons) == 0 {
 		a.Reasons = []string{reason}
 	}
@@ -100,16 +99,16 @@ func (s *Service) askPolicy(ctx context.Context, q DecisionRequest, a answer) an
 		return a.denied("task_unknown")
 	}
 	in := s.accessInput(q, d, g, t, a.required)
-	if a.input, err = json.Marshal(in); err != nil {
+	if a.asked, err = s.ask(ctx, in); err != nil {
 		return a.denied("policy_error")
 	}
-	decision := s.cfg.Policy.Decide(ctx, in)
-	a.policy = decision.Digest
-	if !decision.Allow {
-		a.Reasons = decision.Reasons
+	policy := a.asked.answer
+	a.Advice = policy.Advice
+	if !policy.Allow {
+		a.Reasons = policy.Reasons
 		return a.denied("policy_denied")
 	}
-	a.Allow = true
+	a.Allow, a.Obligations = true, policy.Obligations
 	return a
 }
 
@@ -118,7 +117,8 @@ func (s *Service) askPolicy(ctx context.Context, q DecisionRequest, a answer) an
 func (s *Service) recordDecision(ctx context.Context, by Caller, q DecisionRequest, a answer) Decision {
 	pos, err := s.appendDecision(ctx, by, q, a)
 	if refused := AsError(err); err != nil && a.Allow && refused.Kind == Forbidden {
-		a.Allow, a.Reasons = false, []string{refused.Code}
+		a.Reasons = nil
+		a = a.denied(refused.Code)
 		pos, err = s.appendDecision(ctx, by, q, a)
 	}
 	if err == nil {
@@ -126,8 +126,9 @@ func (s *Service) recordDecision(ctx context.Context, by Caller, q DecisionReque
 		return a.Decision
 	}
 	s.cfg.Logger.Error("a decision was not recorded and is denied", slog.String("decision", a.ID), slog.Any("error", err))
-	a.Allow, a.Position = false, nil
 	a.Reasons = append([]string{"not_recorded"}, a.Reasons...)
+	a = a.denied("not_recorded")
+	a.Position = nil
 	return a.Decision
 }
 
@@ -144,7 +145,7 @@ func (s *Service) appendDecision(ctx context.Context, by Caller, q DecisionReque
 }
 
 func (s *Service) decisionDraft(by Caller, q DecisionRequest, a answer) (draft, error) {
-	env := record.Envelope{Type: record.TypeDecision, Policy: a.policy}
+	env := record.Envelope{Type: record.TypeDecision, Policy: a.asked.answer.Digest}
 	body := record.DecisionBody{
 		DecisionID: a.ID, Allow: a.Allow, Reasons: a.Reasons, Checks: checkWords(a.Checks),
 		ResourceType: q.ResourceType, ResourceID: q.ResourceID, Action: q.Action, RequiredScope: tokenStrings(a.required),
@@ -152,8 +153,19 @@ func (s *Service) decisionDraft(by Caller, q DecisionRequest, a answer) (draft, 
 	if len(q.Chain) > 0 {
 		body.TBSHash = hexOf(tbsHash(q.Chain[0]))
 	}
-	if len(a.input) > 0 {
-		body.InputHash = hexOf(sha256.Sum256(a.input))
+	body.InputHash, body.PolicyAllow = a.asked.hash(), a.asked.answer.Allow
+	payload := record.DecisionPayload{
+		Input: a.asked.input, Chain: rawChain(q.Chain), Subject: q.SubjectID, ExpectedOrchestrator: q.Orchestrator,
+	}
+	if q.Principal != nil {
+		payload.ExpectedUser = &record.UserPayload{Issuer: q.Principal.Issuer, Subject: q.Principal.Subject}
+	}
+	var err error
+	if payload.Obligations, body.ObligationsHash, err = hashed(a.Obligations); err != nil {
+		return draft{}, err
+	}
+	if payload.Advice, body.AdviceHash, err = hashed(a.Advice); err != nil {
+		return draft{}, err
 	}
 	if d := a.report.Delegation; d != nil {
 		env.Task, env.Grant = chain.FormatUUID(d.TaskID), chain.FormatUUID(d.Grant.GrantID)
@@ -164,9 +176,20 @@ func (s *Service) decisionDraft(by Caller, q DecisionRequest, a answer) (draft, 
 	nameCaller(&env, by)
 	return draft{
 		env: env, body: body,
-		payload: record.DecisionPayload{Input: a.input, Chain: rawChain(q.Chain)},
+		payload: payload,
 		terms:   append(termsOf(env), record.Term{Kind: "decision", ID: a.ID}),
 	}, nil
+}
+
+// hashed gives objects of the policy's as they are recorded, and the digest that stays when they are erased.
+func hashed(objects []json.RawMessage) (list json.RawMessage, hash string, err error) {
+	if len(objects) == 0 {
+		return nil, "", nil
+	}
+	if list, err = json.Marshal(objects); err != nil {
+		return nil, "", internal("encode the policy's objects", err)
+	}
+	return list, hexOf(sha256.Sum256(list)), nil
 }
 
 func tokenStrings(t []chain.Token) []string {

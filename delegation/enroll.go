@@ -32,6 +32,9 @@ func (s *Service) Enroll(ctx context.Context, q Enrollment) (Spawned, error) {
 	}
 	// Anybody can fail here, so failures are recorded like malformed requests: a flood becomes one entry a minute.
 	e := *AsError(err)
+	if e.asked != nil { // only with a token that is good
+		return Spawned{}, s.denied(ctx, "agent.enroll", Caller{}, record.Envelope{Agent: q.AgentID}, err)
+	}
 	if e.Kind != Internal && e.Kind != Unavailable && e.AuditIndex == nil {
 		e.AuditIndex = s.RecordRefusal(ctx, Refusal{Operation: "agent.enroll", Code: e.Code, Field: e.Field})
 	}

@@ -32,6 +32,8 @@ type Error struct {
 	Checks     []chain.Check
 	AuditIndex *uint64
 	Err        error
+
+	asked *asked // policy's no to a spawn or a token: its entry says what was asked
 }
 
 // Error says the code, the field and the detail.

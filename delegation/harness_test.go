@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ import (
 	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/chain"
 	"github.com/signet-pki/signet/delegation/workload"
+	"github.com/signet-pki/signet/internal/testrig/policyschema"
 	"github.com/signet-pki/signet/policy"
 )
 
@@ -230,19 +232,29 @@ func (c *certifier) Limit(chain.Kind) time.Time { return c.now().Add(24 * time.H
 
 // rules is a policy that a test switches.
 type rules struct {
-	mu   sync.Mutex
-	deny []string
-	seen policy.Input // the last that it was asked
+	mu     sync.Mutex
+	deny   []string
+	seen   policy.Input // the last that it was asked
+	schema *policyschema.Schema
+	t      *testing.T
+
+	obligations, advice []json.RawMessage
 }
 
 func (r *rules) Decide(_ context.Context, in policy.Input) policy.Decision {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.seen = in
-	if len(r.deny) > 0 {
-		return policy.Decision{Reasons: r.deny, Digest: "00"}
+	// Whatever the domain asks is as documented.
+	if b, err := json.Marshal(in); err != nil {
+		r.t.Error(err)
+	} else if err := r.schema.Check(b); err != nil {
+		r.t.Errorf("policy was asked %s: %v", b, err)
 	}
-	return policy.Decision{Allow: true, Digest: "00"}
+	if len(r.deny) > 0 {
+		return policy.Decision{Reasons: r.deny, Digest: "00", Advice: r.advice}
+	}
+	return policy.Decision{Allow: true, Digest: "00", Obligations: r.obligations, Advice: r.advice}
 }
 
 func catalogue(t *testing.T) chain.Catalogue {
@@ -292,8 +304,12 @@ type identity struct {
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{
-		t: t, log: &memoryLog{state: map[string][]byte{}}, rules: &rules{}, limits: delegation.DefaultLimits(),
+		t: t, log: &memoryLog{state: map[string][]byte{}}, rules: &rules{t: t}, limits: delegation.DefaultLimits(),
 		clock: time.Now().UTC().Truncate(time.Second),
+	}
+	var err error
+	if r.rules.schema, err = policyschema.Load(); err != nil {
+		t.Fatal(err)
 	}
 	operatorKey := newKey(t)
 	keys := softKeys{}

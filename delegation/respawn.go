@@ -85,7 +85,7 @@ func (s *Service) orderAgain(id string, st *agentState, c certified) (order, err
 		return order{}, internal("read agent", err)
 	}
 	q := SpawnRequest{TaskID: st.TaskID, SpawnID: id, Confirmation: st.Delegations[len(st.Delegations)-1]}
-	o := s.describe(delegator{by, st.DelegatorKey}, q, g, d, c)
+	o := s.describe(delegator{by, st.DelegatorKey}, q, g, d, c, asked{})
 	if o.template.ID, err = chain.ParseID(st.SPIFFEID); err != nil {
 		return order{}, internal("read agent", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/policy"
 )
 
 // reserved is how far the number in the log runs ahead. What was numbered and lost in a crash may have been seen by a
@@ -31,6 +32,7 @@ type revocations struct {
 	epoch   uint64
 	newest  uint64        // number of the last one, dropped or not
 	shown   uint64        // likewise of the last one that is published
+	last    time.Time     // when that one was made
 	ceiling uint64        // numbers up to here are spoken for in the log; 0 after a start, when none are
 	changed chan struct{} // closed when the list grows
 }
@@ -61,6 +63,9 @@ func loadRevocations(ctx context.Context, log Log, now time.Time) (*revocations,
 		}
 	}
 	slices.SortFunc(r.list, func(a, b Revocation) int { return cmp.Compare(a.Seq, b.Seq) })
+	if n := len(r.list); n > 0 {
+		r.last = r.list[n-1].Time
+	}
 	r.shown = r.newest
 	r.drop(now)
 	return r, nil
@@ -141,7 +146,7 @@ func (r *revocations) add(written bool, all ...Revocation) {
 		r.set[revKey(v.Kind, v.ID)] = v
 	}
 	r.list = append(r.list, all...)
-	r.shown = r.newest
+	r.shown, r.last = r.newest, all[len(all)-1].Time
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -206,6 +211,13 @@ func (c current) Revoked(kind chain.RevKind, id string) bool { return c.has(kind
 
 // FreshAt is that moment.
 func (c current) FreshAt() time.Time { return c.at }
+
+// view is what policy learns of the set: the appliance's own is complete at any moment.
+func (r *revocations) view(now time.Time) policy.Revocation {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return policy.Revocation{AsOf: now, Epoch: r.epoch, Seq: r.shown, Changed: r.last}
+}
 
 // lineage gives the code of the first revoked part of a chain, "" when there is none.
 func (r *revocations) lineage(d chain.Delegation) string {

@@ -148,7 +148,7 @@ func (s *Service) spawnNew(ctx context.Context, by Caller, q SpawnRequest, l lin
 
 // agentOrder asks what is revoked and what policy says, and gives the order of a checked child. The caller adds the mutations.
 func (s *Service) agentOrder(ctx context.Context, q SpawnRequest, l lineage, child chain.Delegation, spki []byte, c certified) (order, error) {
-	digest, err := s.allowed(ctx, q, l, child)
+	a, err := s.allowed(ctx, q, l, child)
 	if err != nil {
 		return order{}, err
 	}
@@ -160,22 +160,21 @@ func (s *Service) agentOrder(ctx context.Context, q SpawnRequest, l lineage, chi
 	if err != nil {
 		return order{}, internal("read child", err)
 	}
-	o := s.describe(l.by, q, l.grant, child, c)
+	o := s.describe(l.by, q, l.grant, child, c, a)
 	o.template = Template{ID: id, SPKI: spki, NotAfter: hop.NotAfter, Delegation: c.ext}
-	o.env.Policy = digest
 	return o, nil
 }
 
 // allowed asks the revocations and policy about a child.
-func (s *Service) allowed(ctx context.Context, q SpawnRequest, l lineage, child chain.Delegation) (policyDigest string, err error) {
+func (s *Service) allowed(ctx context.Context, q SpawnRequest, l lineage, child chain.Delegation) (asked, error) {
 	if code := s.revoked.lineage(child); code != "" {
-		return "", refuse(Forbidden, code, "", "a part of the delegation chain is revoked")
+		return asked{}, refuse(Forbidden, code, "", "a part of the delegation chain is revoked")
 	}
-	decision := s.cfg.Policy.Decide(ctx, s.spawnInput(q, l, child))
-	if !decision.Allow {
-		return "", &Error{Kind: Forbidden, Code: "policy_denied", Detail: joinReasons(decision.Reasons)}
+	a, err := s.ask(ctx, s.spawnInput(q, l, child))
+	if err != nil {
+		return asked{}, err
 	}
-	return decision.Digest, nil
+	return a, a.permitted()
 }
 
 // hop is the child's own hop, still without its key and its delegator's JWS.

@@ -83,12 +83,12 @@ func (s *Service) madeToken(request [32]byte) (token string, hash [32]byte) {
 
 // tokenDraft asks revocations and policy, and gives the entry of a token.
 func (s *Service) tokenDraft(ctx context.Context, q SpawnRequest, l lineage, child chain.Delegation, st agentState) (draft, error) {
-	digest, err := s.allowed(ctx, q, l, child)
+	a, err := s.allowed(ctx, q, l, child)
 	if err != nil {
 		return draft{}, err
 	}
 	env := s.agentEnvelope(l.by, q, l.grant, child)
-	env.Type, env.Policy = record.TypeEnrollment, digest
+	env.Type, env.Policy = record.TypeEnrollment, a.answer.Digest
 	hops := hopBodies(child.Hops)
 	own := &hops[len(hops)-1]
 	own.SPKIHash = ""
@@ -96,8 +96,9 @@ func (s *Service) tokenDraft(ctx context.Context, q SpawnRequest, l lineage, chi
 		env: env,
 		body: record.EnrollmentBody{
 			SpawnID: q.SpawnID, SPIFFEID: own.ID, TokenHash: hex.EncodeToString(st.Enrol.Token), Expires: st.Enrol.Expires, Hops: hops,
+			InputHash: a.hash(),
 		},
-		payload: record.EnrollmentPayload{JWS: q.Confirmation, DelegatorKey: l.by.spki},
+		payload: record.EnrollmentPayload{JWS: q.Confirmation, DelegatorKey: l.by.spki, Input: a.input},
 		terms:   termsOf(env),
 	}, nil
 }

@@ -2,6 +2,7 @@ package delegation
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"time"
 
 	"github.com/signet-pki/signet/delegation/chain"
@@ -220,11 +221,13 @@ type DecisionRequest struct {
 
 // Decision answers a DecisionRequest. The zero value denies.
 type Decision struct {
-	ID       string
-	Allow    bool
-	Reasons  []string // why not; empty when allowed
-	Checks   []chain.Check
-	Position *Position // nil: not recorded, hence denied
+	ID      string
+	Allow   bool
+	Reasons []string // why not; empty when allowed
+	Checks  []chain.Check
+	// Obligations go with a permission, and the service has to do what they say; Advice it may. JSON objects of the policy's.
+	Obligations, Advice []json.RawMessage
+	Position            *Position // nil: not recorded, hence denied
 }
 
 // VerifyRequest asks which checks a chain passes, without a decision. Its members are those of chain.Input.

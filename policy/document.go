@@ -65,6 +65,7 @@ func (in Input) Normal() Input {
 	in.User.Roles, in.User.Groups, in.User.AMR = list(in.User.Roles), list(in.User.Groups), list(in.User.AMR)
 	in.User.AuthTime = instant(in.User.AuthTime)
 	in.Task.Scope, in.Task.NotAfter = list(in.Task.Scope), instant(in.Task.NotAfter)
+	in.Revocation.AsOf, in.Revocation.Changed = instant(in.Revocation.AsOf), instant(in.Revocation.Changed)
 	if in.Request != nil {
 		r := *in.Request
 		r.Scope = list(r.Scope)

@@ -5,7 +5,10 @@
 // safe to read concurrently, not to change.
 package policy
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Point is the place where policy is asked. The zero Point is none, and is denied.
 type Point string
@@ -26,6 +29,8 @@ const (
 	ReasonBusy       = "policy_busy"        // no place to evaluate became free in time
 	ReasonInput      = "policy_input"       // the input document breaks its own bounds
 	ReasonDenied     = "policy_denied"      // the bundle denied and gave no reason
+	ReasonObligation = "policy_obligations" // obligations are no bounded list of JSON objects
+	ReasonAdvice     = "policy_advice"      // likewise advice
 )
 
 // Input is the document that a policy sees as `input`; docs/formats/policy-input.md describes its JSON form.
@@ -39,6 +44,7 @@ type Input struct {
 	Consent      Consent      `json:"consent"`
 	Task         Task         `json:"task"`
 	Orchestrator Orchestrator `json:"orchestrator"`
+	Revocation   Revocation   `json:"revocation"`
 	Request      *Request     `json:"request,omitempty"`
 	Resource     *Resource    `json:"resource,omitempty"`
 	Action       *Action      `json:"action,omitempty"`
@@ -55,12 +61,14 @@ type Agent struct {
 	Depth    int       `json:"depth"`
 }
 
-// Hop is one link of the delegation chain; the first is the orchestrator. ID is a SPIFFE ID.
+// Hop is one link of the delegation chain; the first is the orchestrator. ID is a SPIFFE ID. Confirmed says that its
+// delegator signed for it.
 type Hop struct {
-	ID       string    `json:"id"`
-	Scope    []string  `json:"scope"`
-	NotAfter time.Time `json:"not_after,omitzero"`
-	MaxDepth int       `json:"max_depth"`
+	ID        string    `json:"id"`
+	Scope     []string  `json:"scope"`
+	NotAfter  time.Time `json:"not_after,omitzero"`
+	MaxDepth  int       `json:"max_depth"`
+	Confirmed bool      `json:"confirmed"`
 }
 
 // User is who consented, with the claims of that moment and not of now.
@@ -94,6 +102,15 @@ type Orchestrator struct {
 	Attestation string `json:"attestation"`
 }
 
+// Revocation is the view of revocations that the chain was checked with: all that were made until AsOf, none with a higher
+// number than Seq of Epoch, the newest made at Changed. Without Changed there is none.
+type Revocation struct {
+	AsOf    time.Time `json:"as_of,omitzero"`
+	Epoch   uint64    `json:"epoch"`
+	Seq     uint64    `json:"seq"`
+	Changed time.Time `json:"changed,omitzero"`
+}
+
 // Request is what a spawn asks for.
 type Request struct {
 	Scope      []string `json:"scope"`
@@ -121,6 +138,9 @@ type Decision struct {
 	// Digest is the lower-case hex SHA-256 of the archive of the bundle that answered; Revision is that bundle's own name
 	// for itself.
 	Digest, Revision string
+	// Obligations are what goes with an allow and the enforcement point has to do, Advice what it may; a deny has no
+	// obligations. Each is a JSON object in encoding/json's own form, so that a digest over them means something.
+	Obligations, Advice []json.RawMessage
 	// Fault is the cause of policy_error and its like, for the operator's log and never for the caller.
 	Fault error
 }

@@ -1,6 +1,9 @@
 package v1
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // VerifyRequest asks which checks a certificate chain passes. Nothing is decided, and nothing is recorded. What the caller
 // names must pass.
@@ -73,6 +76,9 @@ type DecisionContext struct {
 	Reasons    []string         `json:"reasons,omitempty"` // codes; none when allowed
 	Checks     map[string]Check `json:"checks"`
 	AuditID    *uint64          `json:"audit_id,omitempty"` // absent: not recorded, and hence denied
+	// Obligations are objects of the policy's that the service has to act on, or deny; only with a permission.
+	Obligations []json.RawMessage `json:"obligations,omitempty"`
+	Advice      []json.RawMessage `json:"advice,omitempty"` // likewise, what it may act on
 }
 
 // AccessConfiguration is the AuthZEN metadata document of the appliance.

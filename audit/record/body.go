@@ -100,6 +100,8 @@ type IssueBody struct {
 	Attested     time.Time  `json:"attested,omitzero"`
 	Renews       string     `json:"renews,omitempty"`
 	Proof        *ProofBody `json:"proof,omitempty"`
+	// InputHash is SHA-256 of the policy input in the payload, where policy was asked.
+	InputHash string `json:"input_hash,omitempty"`
 }
 
 // ProofBody is what an attestation showed, by method. Hashes are lower-case hex.
@@ -137,6 +139,8 @@ type IssuePayload struct {
 	Issuer       string   `json:"issuer"`
 	Subject      string   `json:"subject"`
 	Roles        []string `json:"roles,omitempty"`
+	// Input is what policy was asked; absent from entries before it was kept, and where a certificate is issued again.
+	Input json.RawMessage `json:"input,omitempty"`
 }
 
 // EnrollmentBody is an agent that gets its certificate for a token. Its own hop is the last; it has no key yet.
@@ -146,12 +150,14 @@ type EnrollmentBody struct {
 	TokenHash string    `json:"token_hash"` // SHA-256
 	Expires   time.Time `json:"expires"`
 	Hops      []HopBody `json:"hops"`
+	InputHash string    `json:"input_hash,omitempty"` // of the policy input
 }
 
 // EnrollmentPayload belongs to an EnrollmentBody.
 type EnrollmentPayload struct {
-	JWS          string `json:"jws,omitempty"`           // the delegator's, compact
-	DelegatorKey []byte `json:"delegator_key,omitempty"` // the SPKI that it verifies with
+	JWS          string          `json:"jws,omitempty"`           // the delegator's, compact
+	DelegatorKey []byte          `json:"delegator_key,omitempty"` // the SPKI that it verifies with
+	Input        json.RawMessage `json:"input,omitempty"`         // what policy was asked
 }
 
 // EventTokenReused is the event of an alarm: a redeemed token was shown again with another key, so one of the two
@@ -179,9 +185,10 @@ type TokenBody struct {
 	Audience        string    `json:"audience"` // SPIFFE ID of the service
 	Scope           []string  `json:"scope"`
 	NotAfter        time.Time `json:"not_after"`
-	Serial          string    `json:"serial"`           // of the agent's certificate
-	CertificateHash string    `json:"certificate_hash"` // SHA-256 of its DER, which the token is bound to
-	ClaimsHash      string    `json:"claims_hash"`      // SHA-256 of the claims, byte for byte as signed
+	Serial          string    `json:"serial"`               // of the agent's certificate
+	CertificateHash string    `json:"certificate_hash"`     // SHA-256 of its DER, which the token is bound to
+	ClaimsHash      string    `json:"claims_hash"`          // SHA-256 of the claims, byte for byte as signed
+	InputHash       string    `json:"input_hash,omitempty"` // of the policy input
 }
 
 // TokenFailBody belongs to token_failed: no signature over the token was released.
@@ -193,6 +200,7 @@ type TokenFailBody struct {
 // TokenPayload is what a token says, which names its user.
 type TokenPayload struct {
 	Claims json.RawMessage `json:"claims"`
+	Input  json.RawMessage `json:"input,omitempty"` // what policy was asked
 }
 
 // DecisionBody is the answer to one access request.
@@ -205,15 +213,31 @@ type DecisionBody struct {
 	ResourceID    string            `json:"resource_id"`
 	Action        string            `json:"action"`
 	RequiredScope []string          `json:"required_scope,omitempty"`
-	InputHash     string            `json:"input_hash,omitempty"`
-	TBSHash       string            `json:"tbs_hash,omitempty"`
-	Hops          []HopBody         `json:"hops,omitempty"`
+	InputHash     string            `json:"input_hash,omitempty"` // SHA-256 of the payload's input; absent where policy was not asked
+	// PolicyAllow is the policy's own answer: what was revoked in the same moment can overrule it.
+	PolicyAllow     bool      `json:"policy_allow,omitempty"`
+	ObligationsHash string    `json:"obligations_hash,omitempty"` // SHA-256 of the payload's, as they stand there
+	AdviceHash      string    `json:"advice_hash,omitempty"`
+	TBSHash         string    `json:"tbs_hash,omitempty"`
+	Hops            []HopBody `json:"hops,omitempty"`
 }
 
-// DecisionPayload lets a decision be replayed.
+// DecisionPayload lets a decision be replayed. Obligations and Advice are arrays of objects.
 type DecisionPayload struct {
-	Input json.RawMessage `json:"input,omitempty"`
-	Chain [][]byte        `json:"chain,omitempty"` // DER, leaf first
+	Input       json.RawMessage `json:"input,omitempty"`
+	Obligations json.RawMessage `json:"obligations,omitempty"`
+	Advice      json.RawMessage `json:"advice,omitempty"`
+	Chain       [][]byte        `json:"chain,omitempty"` // DER, leaf first
+	// What the caller said of whom it expects, which the checks were held against.
+	Subject              string       `json:"subject,omitempty"`
+	ExpectedUser         *UserPayload `json:"expected_user,omitempty"`
+	ExpectedOrchestrator string       `json:"expected_orchestrator,omitempty"`
+}
+
+// UserPayload names a user.
+type UserPayload struct {
+	Issuer  string `json:"issuer"`
+	Subject string `json:"subject"`
 }
 
 // DenyBody is a request that the domain refused.
@@ -223,6 +247,13 @@ type DenyBody struct {
 	Field     string            `json:"field,omitempty"`
 	Detail    string            `json:"detail,omitempty"`
 	Checks    map[string]string `json:"checks,omitempty"`
+	Reasons   []string          `json:"reasons,omitempty"`    // the policy's
+	InputHash string            `json:"input_hash,omitempty"` // of the policy input, where policy refused
+}
+
+// DenyPayload lets a policy's refusal be replayed.
+type DenyPayload struct {
+	Input json.RawMessage `json:"input,omitempty"`
 }
 
 // MalformedBody is a request, or a minute's worth of them, that did not get as far as the domain.

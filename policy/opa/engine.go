@@ -3,7 +3,8 @@
 // A bundle is compiled strictly as Rego v1, with an allow-list of functions that depend on their arguments alone, and
 // becomes active only when its own tests pass. It is asked through data.signet.spawn, data.signet.token and data.signet.access: `allow`
 // must be true, and `deny_reasons`, where the bundle has it, a set without members. Everything else denies, each failure
-// with a reason of its own. The package opens no network connection and reads no clock except to stop an evaluation.
+// with a reason of its own. data.signet.access may have `obligations` and `advice`: lists of JSON objects, which go with the
+// answer. The package opens no network connection and reads no clock except to stop an evaluation.
 //
 // An Engine never changes and is safe for concurrent use; a new bundle is a new Engine.
 package opa
@@ -13,25 +14,18 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"runtime"
 	"slices"
 	"time"
 
-	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/signet-pki/signet/policy"
 )
 
-// Bounds of what a bundle may answer.
-const (
-	maxReasons     = 16
-	maxReason      = 64
-	defaultTimeout = 50 * time.Millisecond
-)
+const defaultTimeout = 50 * time.Millisecond
 
 // Options says what to load and how long it may take. The zero value is the default bundle with the defaults.
 type Options struct {
@@ -158,63 +152,6 @@ func (e *Engine) evaluate(ctx context.Context, in policy.Input, cancel topdown.C
 		return e.deny(errors.New("more than one answer"), policy.ReasonError)
 	}
 	return e.judge(rs[0].Bindings)
-}
-
-// judge turns bindings into a Decision: only an allow that is the boolean true, with no reason against it, allows.
-func (e *Engine) judge(b rego.Vars) policy.Decision {
-	allow, ok := b["allow"].(*ast.Term)
-	if !ok {
-		return e.deny(nil, policy.ReasonUndefined)
-	}
-	value, ok := allow.Value.(ast.Boolean)
-	if !ok {
-		return e.deny(fmt.Errorf("allow is a %s", ast.ValueName(allow.Value)), policy.ReasonNotBoolean)
-	}
-	reasons, err := reasonsOf(b["reasons"])
-	switch {
-	case err != nil:
-		return e.deny(err, policy.ReasonError)
-	case len(reasons) > 0:
-		return e.deny(nil, reasons...)
-	case !bool(value):
-		return e.deny(nil, policy.ReasonDenied)
-	}
-	return policy.Decision{Allow: true, Digest: e.digest, Revision: e.revision}
-}
-
-// reasonsOf reads deny_reasons: a set of at most 16 words of at most 64 of [a-z0-9_]. Text for people, or data out of
-// the input, does not get into a reason: reasons are shown to callers and counted.
-func reasonsOf(bound any) ([]string, error) {
-	term, ok := bound.(*ast.Term)
-	if !ok {
-		return nil, nil // the bundle has no deny_reasons
-	}
-	set, ok := term.Value.(ast.Set)
-	if !ok {
-		return nil, fmt.Errorf("deny_reasons is a %s, not a set", ast.ValueName(term.Value))
-	}
-	if set.Len() > maxReasons {
-		return nil, fmt.Errorf("deny_reasons has more than %d members", maxReasons)
-	}
-	reasons := make([]string, 0, set.Len())
-	for _, t := range set.Slice() {
-		s, ok := t.Value.(ast.String)
-		if !ok || !word(string(s)) {
-			return nil, errors.New("deny_reasons has a member that is no word of [a-z0-9_]{1,64}")
-		}
-		reasons = append(reasons, string(s))
-	}
-	slices.Sort(reasons)
-	return reasons, nil
-}
-
-func word(s string) bool {
-	for _, c := range []byte(s) {
-		if c != '_' && (c < 'a' || c > 'z') && (c < '0' || c > '9') {
-			return false
-		}
-	}
-	return s != "" && len(s) <= maxReason
 }
 
 func (e *Engine) deny(fault error, reasons ...string) policy.Decision {

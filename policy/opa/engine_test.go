@@ -13,6 +13,9 @@ import (
 	"github.com/signet-pki/signet/policy/opa"
 )
 
+// evalTimeout is for tests that are about the answer: they run beside others on busy processors.
+const evalTimeout = 10 * time.Second
+
 func now() time.Time { return time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC) }
 
 func base(point policy.Point) policy.Input {
@@ -33,6 +36,7 @@ func base(point policy.Point) policy.Input {
 		Consent:      policy.Consent{Type: "oidc_nonce"},
 		Task:         policy.Task{ID: "t", GrantID: "g", Purpose: "study", Scope: []string{"database:read:*"}, NotAfter: now().Add(time.Hour)},
 		Orchestrator: policy.Orchestrator{ID: "spiffe://hospital/orchestrator/lab", Attestation: "join_token"},
+		Revocation:   policy.Revocation{AsOf: now(), Epoch: 1, Seq: 7, Changed: now().Add(-time.Hour)},
 	}
 }
 

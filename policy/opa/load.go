@@ -153,8 +153,14 @@ func (l *loaded) test(ctx context.Context) error {
 func (l *loaded) prepare(ctx context.Context, point policy.Point) (rego.PreparedEvalQuery, error) {
 	pkg := "data.signet." + string(point)
 	query := "allow = " + pkg + ".allow"
-	if len(l.compiler.GetRules(ast.MustParseRef(pkg+".deny_reasons"))) > 0 {
+	if l.has(pkg + ".deny_reasons") {
 		query += "; reasons = " + pkg + ".deny_reasons"
+	}
+	for _, rule := range []string{"obligations", "advice"} {
+		// In an array, since a rule without a value, as one of a condition that does not hold, is none and no failure.
+		if point == policy.PointAccess && l.has(pkg+"."+rule) {
+			query += "; " + rule + " = [x | x = " + pkg + "." + rule + "]"
+		}
 	}
 	q, err := rego.New(
 		rego.Query(query), rego.Compiler(l.compiler), rego.Store(l.store), rego.Capabilities(capabilities()),
@@ -166,6 +172,9 @@ func (l *loaded) prepare(ctx context.Context, point policy.Point) (rego.Prepared
 	}
 	return q, nil
 }
+
+// has says whether the bundle has the rule.
+func (l *loaded) has(rule string) bool { return len(l.compiler.GetRules(ast.MustParseRef(rule))) > 0 }
 
 // keepTerm leaves results as they are: converting them to Go values would cost more than looking at two of them.
 func keepTerm(t *ast.Term, _ *rego.EvalContext) (any, error) { return t, nil }

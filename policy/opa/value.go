@@ -13,7 +13,7 @@ import (
 // compare both), without the detour that costs as much as evaluating.
 func toValue(in policy.Input) ast.Value {
 	in = in.Normal()
-	fields := make([][2]*ast.Term, 0, 10)
+	fields := make([][2]*ast.Term, 0, 11)
 	fields = append(fields,
 		field("point", text(string(in.Point))),
 		field("time", moment(in.Time)),
@@ -23,7 +23,8 @@ func toValue(in policy.Input) ast.Value {
 		field("consent", object(field("type", text(in.Consent.Type)))),
 		field("task", task(in.Task)),
 		field("orchestrator", object(
-			field("id", text(in.Orchestrator.ID)), field("attestation", text(in.Orchestrator.Attestation)))))
+			field("id", text(in.Orchestrator.ID)), field("attestation", text(in.Orchestrator.Attestation)))),
+		field("revocation", revocation(in.Revocation)))
 	if r := in.Request; r != nil {
 		fields = append(fields, field("request", object(
 			field("scope", texts(r.Scope)), field("ttl_seconds", number(r.TTLSeconds)),
@@ -49,7 +50,8 @@ func hops(l []policy.Hop) *ast.Term {
 	terms := make([]*ast.Term, len(l))
 	for i, h := range l {
 		terms[i] = dated("not_after", h.NotAfter,
-			field("id", text(h.ID)), field("scope", texts(h.Scope)), field("max_depth", number(int64(h.MaxDepth))))
+			field("id", text(h.ID)), field("scope", texts(h.Scope)), field("max_depth", number(int64(h.MaxDepth))),
+			field("confirmed", ast.InternedTerm(h.Confirmed)))
 	}
 	return ast.ArrayTerm(terms...)
 }
@@ -65,6 +67,14 @@ func task(t policy.Task) *ast.Term {
 	return dated("not_after", t.NotAfter,
 		field("id", text(t.ID)), field("grant_id", text(t.GrantID)), field("purpose", text(t.Purpose)),
 		field("scope", texts(t.Scope)))
+}
+
+func revocation(r policy.Revocation) *ast.Term {
+	fields := [][2]*ast.Term{field("epoch", unsigned(r.Epoch)), field("seq", unsigned(r.Seq))}
+	if !r.AsOf.IsZero() {
+		fields = append(fields, field("as_of", moment(r.AsOf)))
+	}
+	return dated("changed", r.Changed, fields...)
 }
 
 // dated adds a time where there is one: the JSON form leaves a zero time out.
@@ -92,5 +102,7 @@ func texts(l []string) *ast.Term {
 }
 
 func number(n int64) *ast.Term { return ast.NewTerm(ast.Number(strconv.FormatInt(n, 10))) }
+
+func unsigned(n uint64) *ast.Term { return ast.NewTerm(ast.Number(strconv.FormatUint(n, 10))) }
 
 func moment(t time.Time) *ast.Term { return ast.NewTerm(ast.String(t.Format(time.RFC3339Nano))) }

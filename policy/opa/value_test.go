@@ -16,12 +16,13 @@ func TestValueIsTheDocument(t *testing.T) {
 	at := time.Date(2030, 1, 2, 3, 4, 5, 6_789_000, time.FixedZone("x", -7200))
 	full := policy.Input{
 		Point: policy.PointSpawn, Time: at,
-		Agent:   policy.Agent{ID: "i", Type: "t", SPIFFEID: "s", Scope: []string{"a", "b"}, NotAfter: at, Depth: 2},
-		Hops:    []policy.Hop{{ID: "h", Scope: []string{"a"}, NotAfter: at, MaxDepth: 300}, {}},
-		User:    policy.User{Issuer: "i", Subject: "s<&>", Roles: []string{"r"}, Groups: []string{"g"}, ACR: "c", AMR: []string{"m"}, AuthTime: at},
-		Consent: policy.Consent{Type: "jws"},
-		Task:    policy.Task{ID: "t", GrantID: "g", Purpose: "p\u2028", Scope: []string{"a"}, NotAfter: at},
-		Request: &policy.Request{Scope: []string{"a"}, TTLSeconds: 1 << 40, MaxDepth: -1},
+		Agent:      policy.Agent{ID: "i", Type: "t", SPIFFEID: "s", Scope: []string{"a", "b"}, NotAfter: at, Depth: 2},
+		Hops:       []policy.Hop{{ID: "h", Scope: []string{"a"}, NotAfter: at, MaxDepth: 300, Confirmed: true}, {}},
+		User:       policy.User{Issuer: "i", Subject: "s<&>", Roles: []string{"r"}, Groups: []string{"g"}, ACR: "c", AMR: []string{"m"}, AuthTime: at},
+		Consent:    policy.Consent{Type: "jws"},
+		Task:       policy.Task{ID: "t", GrantID: "g", Purpose: "p\u2028", Scope: []string{"a"}, NotAfter: at},
+		Revocation: policy.Revocation{AsOf: at, Epoch: 2, Seq: 1 << 40, Changed: at},
+		Request:    &policy.Request{Scope: []string{"a"}, TTLSeconds: 1 << 40, MaxDepth: -1},
 	}
 	for name, in := range map[string]policy.Input{
 		"zero": {}, "full": full,
