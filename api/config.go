@@ -17,6 +17,7 @@ import (
 
 	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/policy/review"
 )
 
 // Identities tells and makes callers. RecordRefusal gives the entry's index, nil where none was written.
@@ -84,6 +85,17 @@ type Feed interface {
 	PollFeed(by delegation.Caller, q delegation.FeedPoll) delegation.FeedPage
 }
 
+// Reviewed records who reviews policy; Reviews does it.
+type Reviewed interface {
+	RecordReview(ctx context.Context, by delegation.Caller, action, target string, detail map[string]string) (delegation.Position, error)
+}
+
+// Reviews evaluates again what policy was asked. Its errors are those of package review.
+type Reviews interface {
+	Explain(ctx context.Context, q review.ExplainRequest) (review.Explained, error)
+	Replay(ctx context.Context, q review.ReplayRequest, changed func(review.Change) error) (review.Totals, error)
+}
+
 // Delegations is what users grant, and what is done under it.
 type Delegations interface {
 	Work
@@ -98,6 +110,7 @@ type Domain interface {
 	Delegations
 	Access
 	Feed
+	Reviewed
 }
 
 var _ Domain = (*delegation.Service)(nil)
@@ -229,8 +242,10 @@ func orElse[T int | int64 | time.Duration](v *T, def T) {
 type Config struct {
 	Domain Domain
 	Log    Log
-	Health func(ctx context.Context) []Condition
-	Trust  Trust
+	// Reviews looks at policy.
+	Reviews Reviews
+	Health  func(ctx context.Context) []Condition
+	Trust   Trust
 	// Consent serves /consent/* and GET /v1/grants/callback/* to browsers, which have no client certificate.
 	Consent http.Handler
 	// Mounts serves further paths by prefix, each beginning and ending with a slash. They are not authenticated here.
@@ -245,8 +260,8 @@ type Config struct {
 }
 
 func (c *Config) check() error {
-	if c.Domain == nil || c.Log == nil || c.Health == nil || c.Now == nil || c.Logger == nil {
-		return errors.New("api: domain, log, health, clock and logger are required")
+	if c.Domain == nil || c.Log == nil || c.Reviews == nil || c.Health == nil || c.Now == nil || c.Logger == nil {
+		return errors.New("api: domain, log, reviews, health, clock and logger are required")
 	}
 	if c.Trust.CRL == nil || len(c.Trust.Roots) == 0 || c.Trust.TrustDomain == "" {
 		return errors.New("api: trust domain, roots and CRLs are required")

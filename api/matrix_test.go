@@ -41,6 +41,8 @@ var expected = map[string]string{
 	"listRevocations":         ".o.ooooo",
 	"streamRevocations":       ".o.ooooo",
 	"pollRevocations":         ".o.ooooo",
+	"explainPolicy":           "....ooo.",
+	"replayBundle":            "....ooo.",
 	"searchEntries":           "......o.",
 	"readEntry":               "......o.",
 	"readReceipt":             ".ooooooo",

@@ -15,7 +15,7 @@ var (
 
 // table is every endpoint, in the order of the documents. What is not in it does not exist.
 func table() []route {
-	return slices.Concat(identityRoutes(), workRoutes(), accessRoutes(), auditRoutes(), publicRoutes())
+	return slices.Concat(identityRoutes(), workRoutes(), accessRoutes(), reviewRoutes(), auditRoutes(), publicRoutes())
 }
 
 func identityRoutes() []route {
@@ -97,6 +97,17 @@ func accessRoutes() []route {
 		take("pollRevocations", "/v1/revocations/poll", orchestrator|service|staff, http.StatusOK,
 			"The signed feed of revocations by polls (RFC 8936): acknowledge events, and get those that the caller has not", (*Server).pollEvents).
 			query(param{"wait", "seconds to wait for an event unless returnImmediately, at most 25, the default"}),
+	}
+}
+
+func reviewRoutes() []route {
+	return []route{
+		take("explainPolicy", "/v1/policy/explain", operator|officer|auditor, http.StatusOK,
+			"How policy comes to an answer, about a recorded decision or an input; who asks is recorded", (*Server).explain).
+			with(func(r *route) { r.maxBody = maxInputBody }),
+		bytesOf("replayBundle", http.MethodPost, "/v1/policy/bundles/{name}/replay", operator|officer|auditor, mediaLines,
+			"Which recorded answers a bundle, or `active`, would give otherwise: lines of JSON, the totals last", (*Server).replay).
+			with(func(r *route) { r.request, r.slow = reflect.TypeFor[v1.ReplayRequest](), true }),
 	}
 }
 

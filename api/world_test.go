@@ -142,7 +142,7 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 func (w *world) serve(l net.Listener, change ...func(*Config)) {
 	t := w.t
 	cfg := Config{
-		Domain: w.domain, Log: shownLog{w.log}, Trust: w.trust, Now: time.Now, PublicURL: publicURL,
+		Domain: w.domain, Log: shownLog{w.log}, Reviews: newReviews(t, w.log), Trust: w.trust, Now: time.Now, PublicURL: publicURL,
 		Health: func(context.Context) []Condition { return w.health }, Logger: slog.New(slog.NewTextHandler(w.logged, nil)),
 		Consent: says(func(*http.Request) string { return "<p>consent</p>" }),
 		Mounts:  map[string]http.Handler{"/idp/": says(func(r *http.Request) string { return r.URL.Path })},

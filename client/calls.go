@@ -1,7 +1,11 @@
 package client
 
 import (
+	"bufio"
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -187,6 +191,51 @@ func (c *Client) Ready(ctx context.Context) (v1.Ready, error) {
 	return readReady(resp)
 }
 
+// ExplainPolicy tells how policy comes to an answer.
+func (c *Client) ExplainPolicy(ctx context.Context, q v1.ExplainRequest) (v1.Explanation, error) {
+	return post[v1.Explanation](ctx, c, "/v1/policy/explain", q, nil)
+}
+
+// maxReplayLine bounds a line of a replay.
+const maxReplayLine = 1 << 20
+
+// ReplayPolicy puts recorded questions to a bundle again and calls changed for each that it answers otherwise. Where the
+// appliance stops for its time being up, Next of the totals is where to go on. An answer that breaks off is an error.
+func (c *Client) ReplayPolicy(ctx context.Context, name string, q v1.ReplayRequest, changed func(v1.ReplayChange) error) (v1.ReplayTotals, error) {
+	var none v1.ReplayTotals
+	body, err := json.Marshal(q)
+	if err != nil {
+		return none, fmt.Errorf("client: encode request: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/v1/policy/bundles/"+url.PathEscape(name)+"/replay", bytes.NewReader(body))
+	if err != nil {
+		return none, fmt.Errorf("client: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.stream(req)
+	if err != nil {
+		return none, err
+	}
+	defer resp.Body.Close()
+	in := bufio.NewScanner(resp.Body)
+	in.Buffer(nil, maxReplayLine)
+	for in.Scan() {
+		var line v1.ReplayLine
+		if err := json.Unmarshal(in.Bytes(), &line); err != nil {
+			return none, fmt.Errorf("client: replay: %w", err)
+		}
+		switch {
+		case line.Totals != nil:
+			return *line.Totals, nil
+		case line.Change != nil:
+			if err := changed(*line.Change); err != nil {
+				return none, err
+			}
+		}
+	}
+	return none, fmt.Errorf("client: replay: the answer broke off: %w", cmp.Or(in.Err(), io.ErrUnexpectedEOF))
+}
+
 // Receipt gives the receipt of an entry as its file's bytes; sealed waits for the seal.
 func (c *Client) Receipt(ctx context.Context, index uint64, sealed bool) ([]byte, error) {
 	path := "/v1/audit/entries/" + strconv.FormatUint(index, 10) + "/receipt"
@@ -213,22 +262,32 @@ func (c *Client) Export(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("client: %w", err)
 	}
-	unbounded := *c.http
-	unbounded.Timeout = 0 // a large log takes its time; ctx bounds it
-	resp, err := unbounded.Do(req)
+	resp, err := c.stream(req)
 	if err != nil {
-		return fmt.Errorf("client: export: %w", err)
+		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-		if err != nil {
-			return fmt.Errorf("client: export: %w", err)
-		}
-		return refusal(req, resp, body)
-	}
 	if _, err := io.Copy(w, resp.Body); err != nil {
 		return fmt.Errorf("client: export: %w", err)
 	}
 	return nil
+}
+
+// stream gives an answer that takes its time: ctx bounds it, and not the client's timeout.
+func (c *Client) stream(req *http.Request) (*http.Response, error) {
+	unbounded := *c.http
+	unbounded.Timeout = 0
+	resp, err := unbounded.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("client: %s %s: %w", req.Method, req.URL.Path, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("client: %s %s: %w", req.Method, req.URL.Path, err)
+	}
+	return nil, refusal(req, resp, body)
 }

@@ -144,3 +144,31 @@ type Decision struct {
 	// Fault is the cause of policy_error and its like, for the operator's log and never for the caller.
 	Fault error
 }
+
+// Explanation is a Decision with how the bundle came to it.
+type Explanation struct {
+	Decision
+	Steps     []Step // in the order of evaluation, each once
+	Truncated bool   // there were more
+}
+
+// Outcome is what became of a Step.
+type Outcome string
+
+// The outcomes.
+const (
+	Tried  Outcome = "tried"  // a rule whose body was evaluated; steps below it say how far
+	Held   Outcome = "held"   // a rule whose body was true
+	Failed Outcome = "failed" // an expression that was false or undefined
+)
+
+// Step is one thing that a bundle did: rules and the expressions in them that failed. It names places in the policy and no
+// values: those are a user's.
+type Step struct {
+	Outcome Outcome
+	Depth   int    // of the rules that led there
+	Rule    string // as data.signet.access.user_has_role; the one around an expression
+	File    string // in the bundle
+	Line    int
+	Text    string // of an expression, as written; cut at 200 bytes
+}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/signet-pki/signet/api"
 	"github.com/signet-pki/signet/policy/opa"
+	"github.com/signet-pki/signet/policy/review"
 )
 
 // newServer puts the API in front of the parts.
@@ -24,9 +25,13 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 	if err != nil {
 		return fmt.Errorf("consent: %w", err)
 	}
+	reviews, err := review.New(review.Config{Log: reviewLog{a.log}, Bundles: reviewBundles{engine}, Now: o.Now})
+	if err != nil {
+		return err
+	}
 	a.crls = newCRLs(c, a.domain, a.cfg.Revocation.CRLLife, o.Now, a.logger)
 	a.server, err = api.New(api.Config{
-		Domain: a.domain, Log: log, Health: a.health, Consent: pages, Mounts: o.Mounts, PublicURL: a.cfg.PublicURL,
+		Domain: a.domain, Log: log, Reviews: reviews, Health: a.health, Consent: pages, Mounts: o.Mounts, PublicURL: a.cfg.PublicURL,
 		Trust: api.Trust{
 			TrustDomain: a.cfg.TrustDomain, Roots: []*x509.Certificate{t.root}, Issuing: slices.Concat(t.agents, t.services),
 			Sequence: 1, CRL: a.crls.list, JWT: []*x509.Certificate{t.jwt},

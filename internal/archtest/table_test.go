@@ -45,7 +45,7 @@ var table = []row{
 	{pattern: "ca/lint", pure: true},
 	{pattern: "ca/ceremony", imports: []string{"ca", "ca/lint", "internal/durable"}},
 
-	{pattern: "api", imports: []string{"api/v1", "delegation", "delegation/chain", "delegation/event", "policy"}, never: []string{opa}},
+	{pattern: "api", imports: []string{"api/v1", "delegation", "delegation/chain", "delegation/event", "policy", "policy/review"}, never: []string{opa}},
 	{pattern: "api/v1"},
 
 	{pattern: "audit", imports: []string{"store", "audit/record", "audit/merkle", "audit/checkpoint", "internal/durable"}},
@@ -71,6 +71,7 @@ var table = []row{
 
 	{pattern: "policy", pure: true},
 	{pattern: "policy/opa", imports: []string{"policy"}},
+	{pattern: "policy/review", imports: []string{"policy", "audit/record"}, never: noServer},
 	{pattern: "store", imports: []string{"internal/durable"}},
 
 	{pattern: "client", imports: []string{"api/v1", "delegation/chain", "delegation/event"}, never: noServer, noCgo: true},

@@ -105,8 +105,19 @@ func (e *Engine) Revision() string { return e.revision }
 // Archive gives the active bundle as a .tar.gz that is the same for the same files wherever it is made.
 func (e *Engine) Archive() []byte { return slices.Clone(e.archive) }
 
+// Apart gives the same engine with one place of its own to evaluate: what is evaluated there keeps no decision waiting.
+func (e *Engine) Apart() *Engine {
+	apart := *e
+	apart.slots = make(chan struct{}, 1)
+	return &apart
+}
+
 // Decide answers within the timeout, or denies. It never fails: what goes wrong is a denial with its own reason.
 func (e *Engine) Decide(ctx context.Context, in policy.Input) policy.Decision {
+	return e.decide(ctx, in)
+}
+
+func (e *Engine) decide(ctx context.Context, in policy.Input, more ...rego.EvalOption) policy.Decision {
 	if err := in.Check(); err != nil {
 		return e.deny(err, policy.ReasonInput)
 	}
@@ -125,10 +136,10 @@ func (e *Engine) Decide(ctx context.Context, in policy.Input) policy.Decision {
 	case <-ctx.Done():
 		return e.deny(ctx.Err(), policy.ReasonTimeout)
 	}
-	return e.evaluate(ctx, in, cancel)
+	return e.evaluate(ctx, in, cancel, more)
 }
 
-func (e *Engine) evaluate(ctx context.Context, in policy.Input, cancel topdown.Cancel) policy.Decision {
+func (e *Engine) evaluate(ctx context.Context, in policy.Input, cancel topdown.Cancel, more []rego.EvalOption) policy.Decision {
 	query := e.access
 	switch in.Point {
 	case policy.PointSpawn:
@@ -137,10 +148,10 @@ func (e *Engine) evaluate(ctx context.Context, in policy.Input, cancel topdown.C
 		query = e.token
 	case policy.PointAccess:
 	}
-	rs, err := query.Eval(ctx,
+	rs, err := query.Eval(ctx, append(more,
 		rego.EvalParsedInput(toValue(in)),
 		rego.EvalTime(in.Time), // the only time a policy can learn
-		rego.EvalExternalCancel(cancel))
+		rego.EvalExternalCancel(cancel))...)
 	switch {
 	case topdown.IsCancel(err), err != nil && cancel.Cancelled():
 		return e.deny(err, policy.ReasonTimeout)
