@@ -33,7 +33,7 @@ type Explanation struct {
 	Reasons     []string          `json:"reasons,omitempty"`
 	Obligations []json.RawMessage `json:"obligations,omitempty"`
 	Advice      []json.RawMessage `json:"advice,omitempty"`
-	Bundle      BundleRef      `json:"bundle"`
+	Bundle      BundleRef         `json:"bundle"`
 	Recorded    *RecordedAnswer   `json:"recorded,omitempty"` // where an entry was asked about
 	Steps       []ExplainStep     `json:"steps"`
 	Truncated   bool              `json:"truncated,omitempty"` // there were more steps
@@ -89,7 +89,7 @@ type ReplayChange struct {
 
 // ReplayTotals say what was done.
 type ReplayTotals struct {
-	Bundle   BundleRef  `json:"bundle"`
+	Bundle   BundleRef     `json:"bundle"`
 	Replayed uint64        `json:"replayed"`
 	Changed  uint64        `json:"changed"`
 	Skipped  ReplaySkipped `json:"skipped"`

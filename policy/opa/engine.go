@@ -46,6 +46,7 @@ type Engine struct {
 
 // New reads, compiles and tests a bundle. ctx bounds that work and is not kept.
 func New(ctx context.Context, o Options) (*Engine, error) {
+	guard()
 	o, err := o.complete()
 	if err != nil {
 		return nil, err

@@ -60,6 +60,9 @@ func load(ctx context.Context, files map[string][]byte, archive []byte) (*loaded
 	for _, m := range b.Modules {
 		l.all[m.Path] = m.Parsed
 	}
+	if err := checkGrowth(l.all); err != nil {
+		return nil, err
+	}
 	if err := l.compile(ctx); err != nil {
 		return nil, err
 	}
