@@ -28,7 +28,7 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(bin)) }()
-	build := exec.CommandContext(context.Background(), "go", "build", "-o", bin, "./cmd/signetd", "./cmd/signet", "./cmd/signet-verify", "./examples/records") // #nosec G204 -- our own directory
+	build := exec.CommandContext(context.Background(), "go", "build", "-o", bin, "./cmd/signetd", "./cmd/signet", "./cmd/signet-verify", "./examples/records", "github.com/open-policy-agent/opa") // #nosec G204 -- our own directory
 	build.Dir = ".."
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build: %w: %s", err, out)
