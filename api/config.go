@@ -96,6 +96,12 @@ type Reviews interface {
 	Replay(ctx context.Context, q review.ReplayRequest, changed func(review.Change) error) (review.Totals, error)
 }
 
+// Deciding is the answers, and what is made of them later.
+type Deciding interface {
+	Access
+	Reviewed
+}
+
 // Delegations is what users grant, and what is done under it.
 type Delegations interface {
 	Work
@@ -108,9 +114,8 @@ type Delegations interface {
 type Domain interface {
 	Identities
 	Delegations
-	Access
+	Deciding
 	Feed
-	Reviewed
 }
 
 var _ Domain = (*delegation.Service)(nil)

@@ -219,7 +219,7 @@ func TestReplayBreaks(t *testing.T) {
 	req, err := http.NewRequestWithContext(t.Context(), "POST", w.base+"/v1/policy/bundles/active/replay", strings.NewReader("{}"))
 	must(t, err)
 	req.Header.Set("Content-Type", "application/json")
-	body, err := readAll(a.http.Do(req)) //nolint:bodyclose // it does
+	body, err := readAll(a.http.Do(req))
 	if err == nil || strings.Contains(body, "totals") {
 		t.Errorf("%v: %s", err, body)
 	}

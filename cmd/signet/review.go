@@ -87,8 +87,10 @@ func (q explainCommand) Run(ctx context.Context, s *session) error {
 
 func explainRows(x v1.Explanation) []row {
 	rows := []row{
-		{"answer", answerText(v1.PolicyAnswer{Allow: x.Allow, Reasons: x.Reasons})}, {"obligations", objectsText(x.Obligations)},
-		{"advice", objectsText(x.Advice)}, {"bundle", strings.TrimSpace(x.Bundle.Digest + " " + x.Bundle.Revision)},
+		{"answer", answerText(v1.PolicyAnswer{Allow: x.Allow, Reasons: x.Reasons})},
+		{"obligations", objectsText(x.Obligations)},
+		{"advice", objectsText(x.Advice)},
+		{"bundle", strings.TrimSpace(x.Bundle.Digest + " " + x.Bundle.Revision)},
 	}
 	if r := x.Recorded; r != nil {
 		rows = append(rows, row{"recorded", fmt.Sprintf("%s at %s, entry %d, bundle %s", answerText(r.Answer), timeText(r.Time), r.Index, r.Digest)})

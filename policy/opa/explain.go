@@ -71,7 +71,7 @@ func (t *tracer) TraceEvent(e topdown.Event) {
 // frame finds the rule of an event's query. A query within a rule, as of every or not, is that rule's.
 func (t *tracer) frame(e topdown.Event, rule *ast.Rule) frame {
 	f, known := t.rules[e.QueryID]
-	if known && (rule == nil || f.rule == rule.Path().String()) {
+	if known && (rule == nil || f.rule == rule.Ref().GroundPrefix().String()) {
 		return f
 	}
 	f = t.rules[e.ParentID]
@@ -79,7 +79,7 @@ func (t *tracer) frame(e topdown.Event, rule *ast.Rule) frame {
 		if f.rule != "" {
 			f.depth++
 		}
-		f.rule = rule.Path().String()
+		f.rule = rule.Ref().GroundPrefix().String()
 	}
 	t.rules[e.QueryID] = f
 	return f

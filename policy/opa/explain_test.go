@@ -2,7 +2,6 @@ package opa_test
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -35,7 +34,7 @@ func TestExplain(t *testing.T) {
 		in := access()
 		c.change(&in)
 		x := e.Explain(t.Context(), in)
-		if want := e.Decide(t.Context(), in); !reflect.DeepEqual(x.Decision, want) {
+		if want := e.Decide(t.Context(), in); x.Allow != want.Allow || !slices.Equal(x.Reasons, want.Reasons) || x.Digest != want.Digest {
 			t.Errorf("%s: %+v, want %+v", name, x.Decision, want)
 		}
 		lines := stepLines(x)

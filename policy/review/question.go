@@ -79,7 +79,7 @@ func question(e record.Stored) (Question, error) {
 		return Question{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	q := Question{Index: e.Index, Time: env.Time, Policy: env.Policy}
-	switch env.Type { //nolint:exhaustive // policy is asked about no others
+	switch env.Type {
 	case record.TypeDecision, record.TypeIssue, record.TypeEnrollment, record.TypeToken, record.TypeDeny:
 	default:
 		return q, errOther
