@@ -96,7 +96,8 @@ func TestBombs(t *testing.T) {
 		took := time.Since(start)
 		close(stop)
 		others := <-answered
-		if d.Allow || !slices.Equal(d.Reasons, []string{policy.ReasonTimeout}) && !slices.Equal(d.Reasons, []string{policy.ReasonError}) {
+		// Busy is what a test that was not run for 150 ms gets.
+		if d.Allow || len(d.Reasons) != 1 || !slices.Contains([]string{policy.ReasonTimeout, policy.ReasonError, policy.ReasonBusy}, d.Reasons[0]) {
 			t.Errorf("%s: allow=%v %v %v", name, d.Allow, d.Reasons, d.Fault)
 		}
 		if took > limit {
