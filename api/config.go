@@ -102,6 +102,20 @@ type Deciding interface {
 	Reviewed
 }
 
+// Bundles shows policy bundles.
+type Bundles interface {
+	Bundles(ctx context.Context) ([]delegation.BundleStatus, error)
+	Bundle(ctx context.Context, name string) (delegation.BundleStatus, error)
+}
+
+// Policies is the life of policy bundles.
+type Policies interface {
+	Bundles
+	PushBundle(ctx context.Context, by delegation.Caller, name string, archive []byte) (delegation.BundleStatus, error)
+	TestBundle(ctx context.Context, by delegation.Caller, name string) (delegation.BundleTest, error)
+	ApproveBundle(ctx context.Context, by delegation.Caller, name, digest string) (delegation.BundleStatus, error)
+}
+
 // Delegations is what users grant, and what is done under it.
 type Delegations interface {
 	Work
@@ -110,12 +124,18 @@ type Delegations interface {
 	Tokens
 }
 
+// Upkeep is what keeps others up to date: relying services, and the policy that decides.
+type Upkeep interface {
+	Feed
+	Policies
+}
+
 // Domain is what the API serves: *delegation.Service. Its errors are *delegation.Error.
 type Domain interface {
 	Identities
 	Delegations
 	Deciding
-	Feed
+	Upkeep
 }
 
 var _ Domain = (*delegation.Service)(nil)

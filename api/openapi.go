@@ -68,6 +68,9 @@ func (d *describer) operation(r *route) (object, error) {
 		}
 		op["requestBody"] = object{"required": true, "content": object{mediaJSON: object{"schema": ref}}}
 	}
+	if r.upload != "" {
+		op["requestBody"] = object{"required": true, "content": object{r.upload: object{}}}
+	}
 	if r.setPush {
 		op["requestBody"] = object{"required": true, "content": object{mediaEvent: object{"schema": object{"type": "string"}}}}
 	}

@@ -6,6 +6,7 @@ import (
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/policy"
 )
 
 // problemBase is what a problem's type begins with; its code follows.
@@ -58,6 +59,7 @@ var statuses = map[string]int{
 	codeBodyTimeout:          http.StatusRequestTimeout,
 	codeNotSealed:            http.StatusConflict,
 	"idempotency_key_reused": http.StatusUnprocessableEntity, // draft-ietf-httpapi-idempotency-key-header §2.7
+	policy.BundleTooLarge:    http.StatusRequestEntityTooLarge,
 	chain.CodeCSRKey:         http.StatusUnprocessableEntity,
 	chain.CodeCSRSignature:   http.StatusUnprocessableEntity,
 }

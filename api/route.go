@@ -21,13 +21,15 @@ type route struct {
 	produces string // media type of the answer
 	params   []param
 
-	idempotent bool  // honours Idempotency-Key
-	access     bool  // AuthZEN's habits instead of ours
-	setPush    bool  // RFC 8935's habits instead of ours
-	free       bool  // answers also when the server is full
-	slow       bool  // may take long: counted apart
-	stream     bool  // lasts until somebody ends it: counted apart
-	maxBody    int64 // where it is more than of others
+	idempotent bool   // honours Idempotency-Key
+	access     bool   // AuthZEN's habits instead of ours
+	setPush    bool   // RFC 8935's habits instead of ours
+	free       bool   // answers also when the server is full
+	slow       bool   // may take long: counted apart
+	stream     bool   // lasts until somebody ends it: counted apart
+	heavy      bool   // compiles a policy: counted apart, few at a time
+	maxBody    int64  // where it is more than of others
+	upload     string // media type of a body that is no JSON
 
 	handle func(*Server, *call) (reply, error)
 	shape  *shape // of request

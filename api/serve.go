@@ -90,6 +90,8 @@ func (s *Server) places(r *route) chan struct{} {
 		return s.streams
 	case r.slow:
 		return s.waits
+	case r.heavy || r.upload != "":
+		return s.heavy
 	case r.allowed&anyone != 0 && r.method != http.MethodGet:
 		return s.knocks
 	case r.allowed&anyone != 0:

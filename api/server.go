@@ -25,6 +25,7 @@ type Server struct {
 	knocks  chan struct{} // likewise of those that send a body: a slow sender must not keep readers out
 	waits   chan struct{} // likewise for slow ones
 	streams chan struct{} // likewise for readers of the feed
+	heavy   chan struct{} // likewise for what brings or compiles a policy: bodies of 16 MiB
 	closing chan struct{} // closed by endStreams when the server ends
 
 	endStreams func()
@@ -35,6 +36,9 @@ type Server struct {
 	buffers buffers
 	headers headers
 }
+
+// maxHeavy is how many requests about policy bundles are at work: one of them is compiled at a time.
+const maxHeavy = 4
 
 // New checks the configuration and makes a Server. Nothing runs yet.
 func New(cfg Config) (*Server, error) {
@@ -47,6 +51,7 @@ func New(cfg Config) (*Server, error) {
 		headers: newHeaders(),
 		work:    make(chan struct{}, cfg.Limits.Concurrency), public: make(chan struct{}, cfg.Limits.Concurrency), knocks: make(chan struct{}, cfg.Limits.Concurrency), waits: make(chan struct{}, cfg.Limits.SlowRequests),
 		streams: make(chan struct{}, cfg.Limits.Streams), closing: make(chan struct{}),
+		heavy: make(chan struct{}, maxHeavy),
 	}
 	s.endStreams = sync.OnceFunc(func() { close(s.closing) })
 	var err error

@@ -285,6 +285,7 @@ type rig struct {
 	roots      *chain.Trust
 	workloads  map[string]*workload.Issuer
 	tpm        delegation.TPM
+	bundles    delegation.Bundles
 }
 
 // now is the clock; what runs beside the test reads it too, so such a test moves skew.
@@ -341,7 +342,7 @@ func (r *rig) start(log delegation.Log) {
 	r.t.Helper()
 	var err error
 	r.s, err = delegation.New(r.t.Context(), delegation.Config{
-		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Certifier: r.certifier, Statements: r.statements, Policy: r.rules,
+		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Certifier: r.certifier, Statements: r.statements, Policy: r.policy(), Bundles: r.bundles,
 		Resources: catalogue(r.t),
 		Ready:     func() error { return r.ready }, Workloads: r.workloads, TPM: r.tpm,
 		Provider:  func(context.Context) error { return r.provider },
@@ -353,6 +354,14 @@ func (r *rig) start(log delegation.Log) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+}
+
+// policy is what a test switches, or what bundles do.
+func (r *rig) policy() delegation.Policy {
+	if e, ok := r.bundles.(*engines); ok {
+		return &e.active
+	}
+	return r.rules
 }
 
 func (r *rig) ceremony(keys softKeys, operator *ecdsa.PrivateKey) ceremony.Result {

@@ -81,6 +81,8 @@ type Config struct {
 	// Statements is the JWT key.
 	Statements Statements
 	Policy     Policy
+	// Bundles changes what Policy answers from; nil: it never changes.
+	Bundles Bundles
 	// Resources are what may be asked about; the zero value has none, and every access is refused.
 	Resources chain.Catalogue
 	// Ready refuses to issue and to decide while it returns an error: a device is gone or the last seal is too old.
@@ -146,6 +148,7 @@ type Service struct {
 	keeper    chan kept
 	turns     turns
 	slots     *slots
+	policy    *policyTurn
 	tokens    [32]byte // keys the tokens that this process makes
 
 	challengeKey [32]byte // seals challenges to TPMs
@@ -166,6 +169,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		keeper:    make(chan kept, 1024),
 		turns:     turns{busy: make(map[string]chan struct{})},
 		slots:     newSlots(cfg.Log, cfg.Limits.TaskAgents),
+		policy:    newPolicyTurn(),
 	}
 	var err error
 	if s.tokens, err = s.secret(); err != nil {

@@ -37,6 +37,12 @@ const (
 	keyHeld         = "held/"    // held/<orchestrator>/<serial>: certificates that it holds
 	keyRenewed      = "renewed/" // renewed/<serial of the first>/<serial>: what goes back to one certificate by renewals
 	keyGiven        = "given/"   // given/<pseudonym>/<grant id>: the grants that a user gave
+
+	keyPolicyActive = "policy/active"     // the bundle that decides; absent: the default one
+	keyCandidate    = "policy/candidate/" // policy/candidate/<name>: a bundle that waits for approvals
+	keyPolicyWas    = "policy/was/"       // policy/was/<digest>: is or was active
+	keyPolicyStored = "policy/stored/"    // policy/stored/<digest>: how many parts its archive has
+	keyPolicyPart   = "policy/part/"      // policy/part/<digest>/<number>
 )
 
 // grace keeps short-lived state a little longer than anything that can name it.
@@ -220,11 +226,17 @@ func load[T any](log Log, key string) (v *T, ok bool, err error) {
 	if err != nil || !ok {
 		return nil, false, err
 	}
-	v = new(T)
-	if err := json.Unmarshal(b, v); err != nil {
-		return nil, false, fmt.Errorf("delegation: state %q: %w", key, err)
+	v, err = read[T](key, b)
+	return v, err == nil, err
+}
+
+// read decodes the value of a key.
+func read[T any](key string, value []byte) (*T, error) {
+	v := new(T)
+	if err := json.Unmarshal(value, v); err != nil {
+		return nil, fmt.Errorf("delegation: state %q: %w", key, err)
 	}
-	return v, true, nil
+	return v, nil
 }
 
 // encode is for state of our own types, whose marshalling cannot fail.

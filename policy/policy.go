@@ -31,6 +31,8 @@ const (
 	ReasonDenied     = "policy_denied"      // the bundle denied and gave no reason
 	ReasonObligation = "policy_obligations" // obligations are no bounded list of JSON objects
 	ReasonAdvice     = "policy_advice"      // likewise advice
+
+	ReasonUnavailable = "policy_unavailable" // no bundle is loaded
 )
 
 // Input is the document that a policy sees as `input`; docs/formats/policy-input.md describes its JSON form.

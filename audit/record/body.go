@@ -292,12 +292,23 @@ type AdminPayload struct {
 	OIDCSubject string `json:"oidc_subject"` // registrations: whose tokens attest
 }
 
-// PolicyBody is the activation of a policy bundle.
+// PolicyBody is the activation of a policy bundle: from this entry on, its digest can stand in entries.
 type PolicyBody struct {
 	Name     string `json:"name"`
 	Digest   string `json:"digest"`
 	Revision string `json:"revision"`
-	Previous string `json:"previous,omitempty"`
+	Previous string `json:"previous,omitempty"` // digest; absent after the default bundle
+	KeyID    string `json:"key_id,omitempty"`   // of the key that signed it, by the configuration
+	KeyHash  string `json:"key_hash,omitempty"` // SHA-256 of that key's SPKI
+	// Approvals are the people who approved exactly this digest; none for the default bundle.
+	Approvals []PolicyApproval `json:"approvals,omitempty"`
+}
+
+// PolicyApproval is one of them.
+type PolicyApproval struct {
+	Operator string    `json:"operator"` // name
+	Serial   string    `json:"serial"`   // of the certificate that approved
+	Time     time.Time `json:"time"`
 }
 
 // AnchorBody is a state of the TPM's counter.

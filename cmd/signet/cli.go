@@ -60,7 +60,7 @@ type commands struct {
 	Revoke      revokeCommand      `cmd:"" help:"Revoke something and all below it."`
 	Revocations revocationsCommand `cmd:"" help:"List what is revoked."`
 
-	Policy  policyCommands `cmd:"" help:"Explain policy's answers, and show what another bundle would change."`
+	Policy  policyCommands `cmd:"" help:"Upload, look at and approve policy bundles; explain answers, and show what a bundle would change."`
 	Audit   auditCommands  `cmd:"" help:"Read the log."`
 	Status  statusCommand  `cmd:"" help:"Tell whether the appliance is ready. Exit status 1 if not."`
 	Version versionCommand `cmd:"" help:"Print the version."`

@@ -15,11 +15,6 @@ import (
 // maxInput bounds a file with a policy input: the appliance takes no more.
 const maxInput = 1 << 18
 
-type policyCommands struct {
-	Explain explainCommand `cmd:"" help:"Tell how policy comes to an answer about a recorded decision or an input. Exit status 1 if it denies."`
-	Replay  replayCommand  `cmd:"" help:"Tell which recorded answers a bundle would give otherwise. Exit status 1 if there are any."`
-}
-
 type explainCommand struct {
 	Decision string `name:"decision" placeholder:"UUID" xor:"about" help:"The recorded decision."`
 	Entry    string `name:"entry" placeholder:"INDEX" xor:"about" help:"An entry at which policy was asked."`

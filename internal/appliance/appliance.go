@@ -18,7 +18,6 @@ import (
 	"github.com/signet-pki/signet/audit"
 	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/chain"
-	"github.com/signet-pki/signet/policy/opa"
 )
 
 // Options are what only the caller knows.
@@ -37,6 +36,7 @@ type Appliance struct {
 	listener *listener
 	monitor  *monitor
 	crls     *crls
+	puller   *puller // nil: nothing is pulled
 	idps     providers
 	server   *api.Server
 	logger   *slog.Logger
@@ -95,10 +95,11 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 	if err != nil {
 		return err
 	}
-	engine, err := opa.New(ctx, opa.Options{Timeout: policyTimeout})
+	keys, err := a.cfg.policyKeys(t)
 	if err != nil {
-		return fmt.Errorf("policy: %w", err)
+		return err
 	}
+	engine := newPolicies(keys)
 	statements, err := a.cfg.newStatements(ctx, t, a.devices.issuing)
 	if err != nil {
 		return err
@@ -110,11 +111,14 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 	if a.domain, err = a.newDomain(ctx, t, certifier, statements, engine, indexKey, o.Now); err != nil {
 		return err
 	}
+	if a.puller, err = a.cfg.newPuller(a.domain.ReceiveBundle, a.logger.With(slog.String("part", "policy"))); err != nil {
+		return err
+	}
 	a.listener = &listener{domain: a.domain, names: a.cfg.Names, td: a.cfg.TrustDomain, now: o.Now, log: a.logger}
 	return a.newServer(ctx, t, certifier, engine, o)
 }
 
-func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, statements *statements, engine *opa.Engine, indexKey []byte, now func() time.Time) (*delegation.Service, error) {
+func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, statements *statements, engine *policies, indexKey []byte, now func() time.Time) (*delegation.Service, error) {
 	bundle, err := t.chain(a.cfg.TrustDomain)
 	if err != nil {
 		return nil, err
@@ -134,7 +138,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 	limits := a.cfg.Limits.domain()
 	limits.OperatorTTL, limits.Heartbeat = operatorTTL, a.cfg.Revocation.Heartbeat
 	return delegation.New(ctx, delegation.Config{
-		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: engine, Resources: resources,
+		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: &engine.active, Bundles: engine, Resources: resources,
 		Ready: a.monitor.ready, Provider: a.idps.available, Proofs: a.idps, Pseudonym: pseudonyms(indexKey), Clients: a.cfg.clients(),
 		Workloads: workloads, TPM: tpms, Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
 	})
@@ -163,6 +167,10 @@ func (a *Appliance) serve(ctx context.Context, ln net.Listener) error {
 		// The log takes nothing now: what a crash left open is reported at the next start.
 		a.logger.Error("open issuances were not reported", slog.Any("error", err))
 	}
+	if err := a.domain.KeepPolicy(ctx); err != nil {
+		// Everything is denied until the probe, which tries again, finds it loaded.
+		a.logger.Error("policy not loaded", slog.Any("error", err))
+	}
 	// The domain ends after the server: what drained requests leave to do is done.
 	domainCtx, stopDomain := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopDomain()
@@ -180,6 +188,7 @@ func (a *Appliance) listen(ctx context.Context, ln net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.monitor.Run(ctx) })
 	g.Go(func() error { return a.crls.Run(ctx) })
+	g.Go(func() error { return a.puller.Run(ctx) })
 	g.Go(func() error { return a.listener.Run(ctx) })
 	g.Go(func() error { return a.server.Run(ctx, ln, a.listener.tls()) })
 	return g.Wait()

@@ -53,6 +53,9 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 		"max_seal_age: 3m":                      "max_seal_age: 1s",
 		"- database:read:patients":              "- database:**",
 		"label: signet-audit":                   "label: \"\"",
+		"url: https://bundles.":                 "url: http://bundles.",
+		"interval: 1m":                          "interval: 1s",
+		"file: /etc/signet/policy-2026.pem":     "file: \"\"",
 	} {
 		if !strings.Contains(text, from) {
 			t.Fatalf("the example has no %q", from)
@@ -63,7 +66,10 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, field := range []string{"trust_domain", "dir", "listen", "public_url", "tpm.path", "tpm.pcrs", "audit:", "resources[0]", "tokens.audit.label"} {
+	for _, field := range []string{
+		"trust_domain", "dir", "listen", "public_url", "tpm.path", "tpm.pcrs", "audit:", "resources[0]", "tokens.audit.label",
+		"policy.keys[0]", "policy.pull.url", "policy.pull.interval",
+	} {
 		if !strings.Contains(err.Error(), field) {
 			t.Errorf("the error does not name %s:\n%v", field, err)
 		}

@@ -53,8 +53,10 @@ type Config struct {
 	// Resources are what decisions may be asked about, as the scopes that they require: type:action:id, or type:action:*.
 	Resources []string `yaml:"resources"`
 	// Attestation says against what orchestrators prove themselves.
-	Attestation Attestation     `yaml:"attestation"`
-	Ceremony    ceremony.Config `yaml:"ceremony"`
+	Attestation Attestation `yaml:"attestation"`
+	// Policy says whose policy bundles may become active.
+	Policy   Policy          `yaml:"policy"`
+	Ceremony ceremony.Config `yaml:"ceremony"`
 }
 
 // Names are the names of the HTTPS port.
@@ -246,6 +248,7 @@ func (c *Config) defaults() {
 	orElse(&c.Limits.Memory, 2<<30)
 	orElse(&c.Limits.Concurrency, 256)
 	c.Attestation.defaults(c.PublicURL)
+	c.Policy.defaults()
 }
 
 // problems collects what is wrong, by field.
@@ -288,6 +291,7 @@ func (c *Config) check() error {
 	p.unless(c.Limits.Memory >= 256<<20, "limits.memory", "at least 256 MiB")
 	p.unless(c.Limits.Concurrency > 0, "limits.concurrency", "at least 1")
 	c.Attestation.check(&p)
+	c.Policy.check(&p)
 	if _, err := chain.ParseCatalogue(c.Resources); err != nil {
 		p = append(p, fmt.Errorf("resources%w", err))
 	}

@@ -14,14 +14,12 @@ import (
 	"github.com/signet-pki/signet/audit/bundle"
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation"
-	"github.com/signet-pki/signet/policy/opa"
 )
 
 // attachments finds what stands beside the log: certificates in the domain's state, the rest in payloads.
 type attachments struct {
 	log    *audit.Log
 	domain *delegation.Service
-	policy *opa.Engine
 }
 
 var _ bundle.Attachments = attachments{}
@@ -94,12 +92,9 @@ func (a attachments) Evidence(ctx context.Context, grantID string) ([]byte, erro
 	return nil, nil
 }
 
-// Policy gives the archive of the active bundle. Earlier ones come with stored bundles.
+// Policy gives the archive of a bundle that is or was active, its signature inside.
 func (a attachments) Policy(_ context.Context, digest string) ([]byte, error) {
-	if digest != a.policy.Digest() {
-		return nil, nil
-	}
-	return a.policy.Archive(), nil
+	return a.domain.PolicyArchive(digest)
 }
 
 // certificates reads the files of the ceremony that every bundle carries.

@@ -215,7 +215,9 @@ func (c *Config) leafZero(ctx context.Context, r ceremony.Result, b quote.Bindin
 	if err != nil {
 		return record.Entry{}, err
 	}
-	return record.New(record.Envelope{Type: record.TypeCeremony, Time: now, Body: body}, nil, [32]byte{})
+	e, err := record.New(record.Envelope{Type: record.TypeCeremony, Time: now, Body: body}, nil, [32]byte{})
+	e.Mutations = []record.Mutation{delegation.KnownPolicy(engine.Digest())}
+	return e, err
 }
 
 func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }

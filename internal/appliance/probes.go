@@ -21,6 +21,7 @@ func (a *Appliance) probes(c *certifier, now func() time.Time) []probe {
 		{name: "tpm", check: a.devices.tpm.Check},
 		{name: "log", check: a.checkLog},
 		{name: "seal", check: a.checkSeal},
+		{name: "policy", check: a.checkPolicy},
 		{name: "issuing_ca", check: func(context.Context) error { return checkCAs(c) }},
 		{name: "issuing_ca_stock", warn: true, check: func(context.Context) error { return checkStock(c, now()) }},
 		{name: "development", warn: true, check: a.checkDevelopment},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/signet-pki/signet/audit"
 	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/policy/opa"
 	"github.com/signet-pki/signet/policy/review"
 )
@@ -26,13 +27,30 @@ func (l reviewLog) Entries(ctx context.Context, from, to uint64, fn func(record.
 	return err
 }
 
-// reviewBundles finds the bundle of a review.
-type reviewBundles struct{ active *opa.Engine }
+// reviewBundles finds the bundle of a review: what decides now, or one that the domain has stored.
+type reviewBundles struct {
+	domain *delegation.Service
+	active *opa.Active
+}
 
-// Engine gives the active bundle, apart from the decisions.
-func (b reviewBundles) Engine(_ context.Context, name, digest string) (review.Engine, error) {
-	if name != "" && name != review.Active || digest != "" && digest != b.active.Digest() {
+// Engine gives a bundle apart from the decisions.
+func (b reviewBundles) Engine(ctx context.Context, name, digest string) (review.Engine, error) {
+	if name == review.Active {
+		name = ""
+	}
+	if e := b.active.Engine(); e != nil && name == "" && (digest == "" || digest == e.Digest()) {
+		return e.Apart(), nil
+	}
+	found, err := b.domain.FindBundle(ctx, name, digest)
+	if err != nil {
+		if delegation.AsError(err).Kind == delegation.NotFound {
+			err = fmt.Errorf("%w: %w", review.ErrNoBundle, err)
+		}
+		return nil, err
+	}
+	e, ok := found.(*opa.Engine)
+	if !ok {
 		return nil, review.ErrNoBundle
 	}
-	return b.active.Apart(), nil
+	return e.Apart(), nil
 }

@@ -7,17 +7,16 @@ import (
 	"slices"
 
 	"github.com/signet-pki/signet/api"
-	"github.com/signet-pki/signet/policy/opa"
 	"github.com/signet-pki/signet/policy/review"
 )
 
 // newServer puts the API in front of the parts.
-func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine *opa.Engine, o Options) error {
+func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine *policies, o Options) error {
 	certs, err := a.cfg.certificates(t)
 	if err != nil {
 		return err
 	}
-	log, err := newAPILog(ctx, a.log, certs, attachments{a.log, a.domain, engine})
+	log, err := newAPILog(ctx, a.log, certs, attachments{a.log, a.domain})
 	if err != nil {
 		return err
 	}
@@ -25,7 +24,7 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 	if err != nil {
 		return fmt.Errorf("consent: %w", err)
 	}
-	reviews, err := review.New(review.Config{Log: reviewLog{a.log}, Bundles: reviewBundles{engine}, Now: o.Now})
+	reviews, err := review.New(review.Config{Log: reviewLog{a.log}, Bundles: reviewBundles{a.domain, &engine.active}, Now: o.Now})
 	if err != nil {
 		return err
 	}

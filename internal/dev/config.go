@@ -21,6 +21,10 @@ import (
 const (
 	trustDomain = "dev.signet.example"
 	operatorKey = "operator.key"
+	// The key of whoever writes policy, which in production never is on the appliance.
+	policyKey    = "policy.key"
+	policyPublic = "policy.pem"
+	policyKeyID  = "dev"
 )
 
 func devicesDir(dir string) string { return filepath.Join(dir, "devices") }
@@ -53,6 +57,9 @@ func config(dir, addr string, d *devkit.Devices) (appliance.Config, error) {
 			Operator: ceremony.OperatorConfig{Name: "admin", ValidityDays: 365},
 		},
 	}
+	if exists(filepath.Join(dir, policyPublic)) { // not in directories made before there was one
+		c.Policy.Keys = []appliance.PolicyKey{{ID: policyKeyID, File: policyPublic}}
+	}
 	text, err := yaml.Marshal(c)
 	if err != nil {
 		return c, fmt.Errorf("dev: %w", err)
@@ -79,8 +86,8 @@ func saveConfig(dir string, c appliance.Config) error {
 	return durable.WriteFile(filepath.Join(dir, "signet.yaml"), text, 0o600)
 }
 
-// makeOperatorKey makes the first operator's key, which in production never is on the appliance.
-func makeOperatorKey(dir string) (publicPEM string, err error) {
+// makeKey makes the key of a person, which in production never is on the appliance.
+func makeKey(dir, name string) (publicPEM string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", fmt.Errorf("dev: %w", err)
@@ -90,7 +97,7 @@ func makeOperatorKey(dir string) (publicPEM string, err error) {
 		return "", fmt.Errorf("dev: %w", err)
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	if err := durable.Create(filepath.Join(dir, operatorKey), text, 0o600); err != nil {
+	if err := durable.Create(filepath.Join(dir, name), text, 0o600); err != nil {
 		return "", err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
@@ -98,4 +105,12 @@ func makeOperatorKey(dir string) (publicPEM string, err error) {
 		return "", fmt.Errorf("dev: %w", err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki})), nil
+}
+
+func makePolicyKey(dir string) error {
+	public, err := makeKey(dir, policyKey)
+	if err != nil {
+		return err
+	}
+	return durable.Create(filepath.Join(dir, policyPublic), []byte(public), 0o644)
 }

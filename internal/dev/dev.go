@@ -108,8 +108,11 @@ func holdCeremony(ctx context.Context, dir, addr string, o Options) (err error) 
 	if err := devkit.Make(ctx, devicesDir(dir)); err != nil {
 		return err
 	}
-	public, err := makeOperatorKey(dir)
+	public, err := makeKey(dir, operatorKey)
 	if err != nil {
+		return err
+	}
+	if err := makePolicyKey(dir); err != nil {
 		return err
 	}
 	devices, err := devkit.Start(ctx, devicesDir(dir))

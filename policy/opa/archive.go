@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing/fstest"
 	"time"
+
+	"github.com/signet-pki/signet/policy"
 )
 
 // Bounds of a bundle.
@@ -37,66 +39,117 @@ func Default() (fs.FS, error) {
 }
 
 // OpenArchive reads a bundle from the bytes of a .tar.gz. It refuses whatever is no regular file, names that leave the
-// archive, files twice and more than the bounds above; what a bundle may consist of is checked by New.
+// archive, files twice and more than the bounds above; what a bundle may consist of is checked by New. Its refusals are
+// *policy.BundleError.
 func OpenArchive(data []byte) (fs.FS, error) {
+	if len(data) > maxArchive {
+		return nil, policy.RefuseBundle(policy.BundleTooLarge, "the archive is larger than %d bytes", maxArchive)
+	}
 	z, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {
-		return nil, fmt.Errorf("opa: read archive: %w", err)
+		return nil, unreadable(err)
 	}
-	files := fstest.MapFS{}
-	in := tar.NewReader(io.LimitReader(z, maxArchive))
-	for {
+	files, in, total := fstest.MapFS{}, tar.NewReader(&bounded{r: z, left: maxArchive}), 0
+	for headers := 0; ; headers++ {
 		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF):
 			return files, nil
+		case err != nil:
+			return nil, unreadable(err)
+		case headers >= 2*maxFiles:
+			return nil, policy.RefuseBundle(policy.BundleTooLarge, "more than %d files and folders", 2*maxFiles)
 		}
+		n, err := unpack(files, h, in)
 		if err != nil {
-			return nil, fmt.Errorf("opa: read archive: %w", err)
-		}
-		if err := unpack(files, h, in); err != nil {
 			return nil, err
+		}
+		// A sparse file takes less room in an archive than in memory.
+		if total += n; total > maxArchive {
+			return nil, errUnpacked()
 		}
 	}
 }
 
-func unpack(files fstest.MapFS, h *tar.Header, in io.Reader) error {
+// bounded fails where io.LimitReader would end: an archive that is too large is not one that was cut off.
+type bounded struct {
+	r    io.Reader
+	left int
+}
+
+// Read implements io.Reader.
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errUnpacked()
+	}
+	n, err := b.r.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+func errUnpacked() error {
+	return policy.RefuseBundle(policy.BundleTooLarge, "more than %d bytes when unpacked", maxArchive)
+}
+
+func unreadable(err error) error {
+	var refused *policy.BundleError
+	if errors.As(err, &refused) {
+		return refused
+	}
+	return &policy.BundleError{Code: policy.BundleUnreadable, Detail: "not a .tar.gz, or cut off: " + err.Error(), Err: err}
+}
+
+func unpack(files fstest.MapFS, h *tar.Header, in io.Reader) (int, error) {
 	if h.Typeflag == tar.TypeDir {
-		return nil
+		return 0, nil
 	}
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 	if h.Typeflag != tar.TypeReg || !fs.ValidPath(name) || strings.Contains(h.Name, "..") {
-		return fmt.Errorf("opa: read archive: %q is not a plain file", h.Name)
+		return 0, policy.RefuseBundle(policy.BundleFile, "%.100q is not a plain file", h.Name)
 	}
-	if _, ok := files[name]; ok || len(files) >= maxFiles {
-		return fmt.Errorf("opa: read archive: %q is there twice or one too many", h.Name)
+	_, twice := files[name]
+	switch {
+	case twice && signatureFile(name):
+		return 0, policy.RefuseBundle(policy.BundleSignatures, "%s is there twice", signatures)
+	case twice:
+		return 0, policy.RefuseBundle(policy.BundleFile, "%.100q is there twice", h.Name)
+	case len(files) >= maxFiles:
+		return 0, policy.RefuseBundle(policy.BundleTooLarge, "more than %d files", maxFiles)
 	}
 	b, err := io.ReadAll(io.LimitReader(in, maxFile+1))
 	if err != nil {
-		return fmt.Errorf("opa: read archive: %q: %w", h.Name, err)
+		return 0, unreadable(err)
 	}
 	if len(b) > maxFile {
-		return fmt.Errorf("opa: read archive: %q is larger than %d bytes", h.Name, maxFile)
+		return 0, tooLarge(name)
 	}
 	files[name] = &fstest.MapFile{Data: b, Mode: 0o644}
-	return nil
+	return len(b), nil
 }
 
-// collect reads the files of a bundle: .manifest, data.json and *.rego, in any folder. Anything else is refused rather
-// than ignored, so that the digest covers all that is there and nothing is there without effect.
-func collect(bundle fs.FS) (map[string][]byte, error) {
-	files := map[string][]byte{}
+func tooLarge(name string) error {
+	return policy.RefuseBundle(policy.BundleTooLarge, "%.100q is larger than %d bytes", name, maxFile)
+}
+
+// collect reads the files of a bundle: .manifest, data.json and *.rego, in any folder, and the signatures of one that is
+// to be signed. Anything else is refused rather than ignored, so that the digest covers all that is there and nothing is
+// there without effect.
+func collect(bundle fs.FS, signed bool) (map[string][]byte, error) {
+	files, total := map[string][]byte{}, 0
 	err := fs.WalkDir(bundle, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		if !d.Type().IsRegular() || !bundled(name) {
-			return fmt.Errorf("%q does not belong in a bundle", name)
+		if err := belongs(name, d, signed); err != nil {
+			return err
 		}
-		if len(files) >= maxFiles {
-			return fmt.Errorf("more than %d files", maxFiles)
+		if files[name], err = readFile(bundle, name); err != nil {
+			return err
 		}
-		files[name], err = readFile(bundle, name)
-		return err
+		if total += len(files[name]); total > maxArchive || len(files) > maxFiles {
+			return policy.RefuseBundle(policy.BundleTooLarge, "more than %d files or %d bytes", maxFiles, maxArchive)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opa: read bundle: %w", err)
@@ -104,9 +157,16 @@ func collect(bundle fs.FS) (map[string][]byte, error) {
 	return files, nil
 }
 
-func bundled(name string) bool {
+func belongs(name string, d fs.DirEntry, signed bool) error {
 	base := path.Base(name)
-	return name == ".manifest" || base == "data.json" || strings.HasSuffix(base, ".rego")
+	switch {
+	case !d.Type().IsRegular():
+	case signed && signatureFile(name) && name != signatures:
+		return policy.RefuseBundle(policy.BundleSignatures, "%.100q: signatures stand at the top alone", name)
+	case name == ".manifest" || signed && name == signatures || base == "data.json" || strings.HasSuffix(base, ".rego"):
+		return nil
+	}
+	return policy.RefuseBundle(policy.BundleFile, "%.100q does not belong in a bundle", name)
 }
 
 func readFile(bundle fs.FS, name string) ([]byte, error) {
@@ -120,7 +180,7 @@ func readFile(bundle fs.FS, name string) ([]byte, error) {
 		return nil, err
 	}
 	if len(b) > maxFile {
-		return nil, fmt.Errorf("%q is larger than %d bytes", name, maxFile)
+		return nil, tooLarge(name)
 	}
 	return b, nil
 }
@@ -150,7 +210,7 @@ func pack(files map[string][]byte) ([]byte, error) {
 		return nil, fmt.Errorf("opa: pack bundle: %w", err)
 	}
 	if out.Len() > maxArchive {
-		return nil, fmt.Errorf("opa: bundle is larger than %d bytes", maxArchive)
+		return nil, policy.RefuseBundle(policy.BundleTooLarge, "the bundle is larger than %d bytes", maxArchive)
 	}
 	return out.Bytes(), nil
 }

@@ -30,6 +30,7 @@ const defaultTimeout = 50 * time.Millisecond
 // Options says what to load and how long it may take. The zero value is the default bundle with the defaults.
 type Options struct {
 	Bundle      fs.FS         // nil: Default(); a directory: os.DirFS; an archive: OpenArchive
+	Keys        *Keys         // nil: the bundle is unsigned; else it must be signed by one of them
 	Timeout     time.Duration // of one decision, the wait for a place included; 0: 50 ms
 	Concurrency int           // evaluations at a time; 0: two for each processor
 }
@@ -42,16 +43,23 @@ type Engine struct {
 	archive              []byte
 	digest               string
 	revision             string
+	signer               Key
+	tests                []policy.TestResult
 }
 
-// New reads, compiles and tests a bundle. ctx bounds that work and is not kept.
+// New reads, verifies, compiles and tests a bundle. ctx bounds that work and is not kept. What is wrong with the bundle
+// is a *policy.BundleError.
 func New(ctx context.Context, o Options) (*Engine, error) {
 	guard()
 	o, err := o.complete()
 	if err != nil {
 		return nil, err
 	}
-	files, err := collect(o.Bundle)
+	files, err := collect(o.Bundle, o.Keys != nil)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := check(files, o.Keys)
 	if err != nil {
 		return nil, err
 	}
@@ -59,14 +67,14 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := load(ctx, files, archive)
+	l, err := load(ctx, archive, signer)
 	if err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256(archive)
 	e := &Engine{
 		timeout: o.Timeout, slots: make(chan struct{}, o.Concurrency),
-		archive: archive, digest: hex.EncodeToString(sum[:]), revision: l.revision,
+		archive: archive, digest: hex.EncodeToString(sum[:]), revision: l.revision, signer: signer, tests: l.tests,
 	}
 	if e.spawn, err = l.prepare(ctx, policy.PointSpawn); err != nil {
 		return nil, err
@@ -78,6 +86,26 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+// check looks at the files before anything is compiled: nothing unsigned gets as far as the compiler.
+func check(files map[string][]byte, keys *Keys) (signer Key, err error) {
+	if err := checkData(files); err != nil {
+		return Key{}, err
+	}
+	if keys != nil {
+		if signer, err = keys.verify(files); err != nil {
+			return Key{}, err
+		}
+	}
+	m, err := checkManifest(files[".manifest"])
+	if err != nil {
+		return Key{}, err
+	}
+	if keys != nil {
+		_, err = policy.ParseRevision(m.Revision)
+	}
+	return signer, err
 }
 
 func (o Options) complete() (Options, error) {
@@ -100,7 +128,16 @@ func (o Options) complete() (Options, error) {
 // Digest is the lower-case hex SHA-256 of Archive.
 func (e *Engine) Digest() string { return e.digest }
 
-// Revision is the bundle's name for itself (.manifest, revision); it may be empty.
+// Bundle describes the bundle. Its tests have all passed.
+func (e *Engine) Bundle() policy.Bundle {
+	b := policy.Bundle{Digest: e.digest, Revision: e.revision, KeyID: e.signer.ID, Archive: e.Archive(), Tests: slices.Clone(e.tests)}
+	if b.KeyID != "" {
+		b.KeyHash = e.signer.Hash()
+	}
+	return b
+}
+
+// Revision is the bundle's name for itself (.manifest, revision), a number if the bundle is signed; else it may be empty.
 func (e *Engine) Revision() string { return e.revision }
 
 // Archive gives the active bundle as a .tar.gz that is the same for the same files wherever it is made.

@@ -1,9 +1,10 @@
 package opa
 
 import (
-	"fmt"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/signet-pki/signet/policy"
 )
 
 // maxGrowth is how large a value may become of variables that stand in it more than once.
@@ -36,7 +37,7 @@ func checkGrowth(modules map[string]*ast.Module) error {
 				return false
 			})
 			if !g.settles() || g.exceeds(r) {
-				return fmt.Errorf("opa: compile bundle: %v: a value grows with each use of a variable to more than %d parts", r.Location, maxGrowth)
+				return policy.RefuseBundle(policy.BundleCompile, "compile bundle: %v: a value grows with each use of a variable to more than %d parts", r.Location, maxGrowth)
 			}
 		}
 	}

@@ -36,22 +36,24 @@ type loaded struct {
 	compiler *ast.Compiler
 	revision string
 	all      map[string]*ast.Module // tests too
+	tests    []policy.TestResult
 }
 
-// load parses, compiles and tests a bundle.
-func load(ctx context.Context, files map[string][]byte, archive []byte) (*loaded, error) {
-	if err := checkManifest(files[".manifest"]); err != nil {
-		return nil, err
-	}
-	b, err := bundle.NewCustomReader(bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(archive), "")).
+// load parses, compiles and tests a bundle; with a signer it has OPA's reader verify the signature again.
+func load(ctx context.Context, archive []byte, signer Key) (*loaded, error) {
+	r := bundle.NewCustomReader(bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(archive), "")).
 		WithCapabilities(capabilities()).
 		WithRegoVersion(ast.RegoV1).
-		WithSkipBundleVerification(true).
 		WithLazyLoadingMode(false).
-		WithSizeLimitBytes(maxFile).
-		Read()
+		WithSizeLimitBytes(maxFile)
+	if signer.ID == "" {
+		r = r.WithSkipBundleVerification(true)
+	} else {
+		r = r.WithBundleVerificationConfig(signer.config())
+	}
+	b, err := r.Read()
 	if err != nil {
-		return nil, fmt.Errorf("opa: parse bundle: %w", err)
+		return nil, uncompiled("parse bundle", err)
 	}
 	l := &loaded{
 		store: inmem.NewFromObjectWithOpts(b.Data, inmem.OptReturnASTValuesOnRead(true), inmem.OptRoundTripOnWrite(false)),
@@ -69,26 +71,33 @@ func load(ctx context.Context, files map[string][]byte, archive []byte) (*loaded
 	return l, l.test(ctx)
 }
 
+func uncompiled(what string, err error) error {
+	return &policy.BundleError{Code: policy.BundleCompile, Detail: what + ": " + err.Error(), Err: err}
+}
+
+// manifest is what is looked at of .manifest before OPA reads it.
+type manifest struct {
+	Revision     string          `json:"revision"`
+	RegoVersion  *int            `json:"rego_version"`
+	FileVersions map[string]int  `json:"file_rego_versions"`
+	Wasm         json.RawMessage `json:"wasm"`
+}
+
 // checkManifest refuses a manifest that would have OPA read older Rego, or that brings compiled code.
-func checkManifest(manifest []byte) error {
-	if manifest == nil {
-		return nil
+func checkManifest(text []byte) (m manifest, err error) {
+	if text == nil {
+		return m, nil
 	}
-	var m struct {
-		RegoVersion  *int            `json:"rego_version"`
-		FileVersions map[string]int  `json:"file_rego_versions"`
-		Wasm         json.RawMessage `json:"wasm"`
-	}
-	if err := json.Unmarshal(manifest, &m); err != nil {
-		return fmt.Errorf("opa: parse .manifest: %w", err)
+	if err := json.Unmarshal(text, &m); err != nil {
+		return m, policy.RefuseBundle(policy.BundleManifest, ".manifest: %v", err)
 	}
 	if m.RegoVersion != nil && *m.RegoVersion != 1 || len(m.FileVersions) > 0 {
-		return errors.New("opa: .manifest: only Rego v1 is accepted")
+		return m, policy.RefuseBundle(policy.BundleManifest, ".manifest: only Rego v1 is accepted")
 	}
 	if len(m.Wasm) > 0 {
-		return errors.New("opa: .manifest: compiled modules are not accepted")
+		return m, policy.RefuseBundle(policy.BundleManifest, ".manifest: compiled modules are not accepted")
 	}
-	return nil
+	return m, nil
 }
 
 func newCompiler() *ast.Compiler {
@@ -112,7 +121,7 @@ func (l *loaded) compile(ctx context.Context) error {
 	l.compiler = newCompiler().WithPathConflictsCheck(storage.NonEmpty(ctx, l.store, txn))
 	l.compiler.Compile(modules)
 	if l.compiler.Failed() {
-		return fmt.Errorf("opa: compile bundle: %w", l.compiler.Errors)
+		return uncompiled("compile bundle", l.compiler.Errors)
 	}
 	return nil
 }
@@ -127,29 +136,53 @@ func (l *loaded) test(ctx context.Context) error {
 		SetTimeout(time.Second).
 		RunTests(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("opa: prepare tests: %w", err)
+		return uncompiled("prepare tests", err)
 	}
-	passed, failed := 0, []string{}
 	for r := range results { // drained to the end: the runner's goroutines wait for their reader
-		if r.Pass() {
-			passed++
-			continue
-		}
-		failed = append(failed, r.Package+"."+r.Name)
+		l.tests = append(l.tests, resultOf(r))
 	}
-	slices.Sort(failed)
-	if len(failed) > maxErrors {
-		failed = failed[:maxErrors]
+	slices.SortFunc(l.tests, func(a, b policy.TestResult) int { return strings.Compare(a.Name, b.Name) })
+	return judgeTests(ctx, l.tests)
+}
+
+func resultOf(r *tester.Result) policy.TestResult {
+	out := policy.TestResult{Name: r.Package + "." + r.Name, Passed: r.Pass()}
+	switch {
+	case out.Passed:
+	case r.Skip:
+		out.Detail = "skipped"
+	case r.Error != nil:
+		out.Detail = r.Error.Error()
+	case r.FailedAt != nil && r.FailedAt.Location != nil:
+		out.Detail = "failed at " + r.FailedAt.Location.String()
+	default:
+		out.Detail = "failed"
+	}
+	return out
+}
+
+func judgeTests(ctx context.Context, results []policy.TestResult) error {
+	failed := []string{}
+	for _, r := range results {
+		if !r.Passed && len(failed) < maxErrors {
+			failed = append(failed, r.Name)
+		}
 	}
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("opa: run tests: %w: %w", ErrTests, ctx.Err())
+		return untested(results, "they took too long", ctx.Err())
 	case len(failed) > 0:
-		return fmt.Errorf("opa: run tests: %w: %s", ErrTests, strings.Join(failed, ", "))
-	case passed == 0:
-		return fmt.Errorf("opa: run tests: %w: there are none", ErrTests)
+		return untested(results, strings.Join(failed, ", "), nil)
+	case len(results) == 0:
+		return untested(results, "there are none", nil)
 	}
 	return nil
+}
+
+func untested(results []policy.TestResult, why string, cause error) error {
+	return &policy.BundleError{
+		Code: policy.BundleTests, Detail: ErrTests.Error() + ": " + why, Tests: results, Err: errors.Join(ErrTests, cause),
+	}
 }
 
 // prepare makes the query of one point. Where the bundle has no such package the query is never defined, and denies.
@@ -171,7 +204,7 @@ func (l *loaded) prepare(ctx context.Context, point policy.Point) (rego.Prepared
 		rego.GenerateJSON(keepTerm),
 	).PrepareForEval(ctx)
 	if err != nil {
-		return rego.PreparedEvalQuery{}, fmt.Errorf("opa: prepare %s: %w", point, err)
+		return rego.PreparedEvalQuery{}, uncompiled("prepare "+string(point), err)
 	}
 	return q, nil
 }

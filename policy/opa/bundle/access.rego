@@ -1,5 +1,7 @@
-# May this agent get at this resource? The mission's rule: an agent may read database X if its certificate has the scope
-# for database X and its task was created by a user with role=analyst.
+# May this agent get at this resource? The mission's rule, word for word:
+#
+#   An agent may read database X if its certificate has scope=database-X and its task context was created by a user with
+#   role=analyst.
 package signet.access
 
 import data.signet.scope
@@ -7,11 +9,11 @@ import data.signet.scope
 default allow := false
 
 allow if {
-	task_present
 	resource_known
-	action_permitted
-	user_has_role
-	scope_present
+	action_permitted # may read
+	certificate_has_scope # its certificate has scope=database-X
+	task_present # its task context
+	created_by_user_with_role # was created by a user with role=analyst
 }
 
 deny_reasons contains "task_missing" if not task_present
@@ -24,9 +26,9 @@ deny_reasons contains "action_not_permitted" if {
 }
 
 # user_not_analyst for a database.
-deny_reasons contains sprintf("user_not_%s", [wanted.role]) if not user_has_role
+deny_reasons contains sprintf("user_not_%s", [wanted.role]) if not created_by_user_with_role
 
-deny_reasons contains "scope_missing" if not scope_present
+deny_reasons contains "scope_missing" if not certificate_has_scope
 
 wanted := data.config.resources[input.resource.type]
 
@@ -39,6 +41,6 @@ task_present if {
 
 action_permitted if input.action.name in wanted.actions
 
-user_has_role if wanted.role in input.user.roles
+created_by_user_with_role if wanted.role in input.user.roles
 
-scope_present if scope.all_covered(input.agent.scope, input.resource.required_scope)
+certificate_has_scope if scope.all_covered(input.agent.scope, input.resource.required_scope)

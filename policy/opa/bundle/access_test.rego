@@ -15,19 +15,22 @@ request := {
 
 with_part(name, value) := object.union(request, {name: value})
 
-test_analyst_reads if access.allow with input as request
+# The mission's rule, and each of its conditions turned by itself.
+test_agent_may_read_database_x_if_its_certificate_has_the_scope_and_its_task_was_created_by_an_analyst if {
+	access.allow with input as request
+}
 
 test_no_reason_when_allowed if count(access.deny_reasons) == 0 with input as request
 
 test_wildcard_scope if access.allow with input as with_part("agent", {"scope": ["database:read:*"]})
 
-test_not_an_analyst if {
+test_denied_if_the_task_was_created_by_a_user_without_role_analyst if {
 	denied := with_part("user", {"roles": ["physician"]})
 	not access.allow with input as denied
 	access.deny_reasons == {"user_not_analyst"} with input as denied
 }
 
-test_other_scope if {
+test_denied_if_the_certificate_has_the_scope_of_another_database if {
 	denied := with_part("agent", {"scope": ["database:read:billing"]})
 	not access.allow with input as denied
 	access.deny_reasons == {"scope_missing"} with input as denied
@@ -43,13 +46,13 @@ test_nothing_required_is_not_covered if {
 	access.deny_reasons == {"scope_missing"} with input as denied
 }
 
-test_write if {
+test_denied_if_it_does_not_read if {
 	denied := with_part("action", {"name": "write"})
 	not access.allow with input as denied
 	access.deny_reasons == {"action_not_permitted"} with input as denied
 }
 
-test_no_task if {
+test_denied_without_a_task_context if {
 	denied := with_part("task", {"id": "", "grant_id": ""})
 	not access.allow with input as denied
 	access.deny_reasons == {"task_missing"} with input as denied
