@@ -65,7 +65,7 @@ func codes() []code {
 		{codeMediaType, http.StatusUnsupportedMediaType, "the body is not application/json in UTF-8 (400 on /access/*)"},
 		{codeContentEncoding, http.StatusUnsupportedMediaType, "the body is compressed (400 on /access/*)"},
 		{codeBodyMissing, http.StatusBadRequest, "the body is empty"},
-		{codeBodyTooLarge, http.StatusRequestEntityTooLarge, "the body is larger than 64 KiB, or 512 KiB for a batch, 260 KiB with a policy input"},
+		{codeBodyTooLarge, http.StatusRequestEntityTooLarge, "the body is larger than 64 KiB, or 512 KiB for several spawns or evaluations, 260 KiB with a policy input"},
 		{codeBodyIncomplete, http.StatusBadRequest, "the body ended before its length"},
 		{codeBodyTimeout, http.StatusRequestTimeout, "the body did not come in time (400 on /access/*)"},
 		{codeBadJSON, http.StatusBadRequest, "the body is not JSON"},

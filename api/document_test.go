@@ -162,9 +162,14 @@ const docsTail = `
 - **Paging**: ` + "`limit`" + ` (1 to 1000, 100 by default) and ` + "`cursor`" + `, the ` + "`next_cursor`" + ` of the page before.
 - **Receipts**: ` + "`audit_receipt.receipt_url`" + ` is readable by those whom the entry names and by staff; only auditors see the payload
   in it. Until the next seal a receipt proves the entry to the signed checkpoint alone, or is ` + "`not_sealed`" + `; with ` + "`?wait=sealed`" + ` it waits.
-- **AuthZEN**: ` + "`POST /access/v1/evaluation`" + ` takes subject ` + "`{type: \"agent\", id: <SPIFFE ID>}`" + `, and in ` + "`context`" + ` the agent's
-  ` + "`certificate_chain`" + ` (PEM strings, leaf first), ` + "`expected_user {issuer, subject}`" + ` and ` + "`expected_orchestrator`" + `. A denial is 200 with
-  ` + "`decision: false`" + ` and ` + "`context.reasons`" + `. Unknown members are ignored and ` + "`X-Request-ID`" + ` is echoed, as the standard wants.
+- **AuthZEN** 1.0: ` + "`POST /access/v1/evaluation`" + ` takes subject ` + "`{type: \"agent\", id: <SPIFFE ID>}`" + `, and in ` + "`context`" + ` the agent's
+  ` + "`certificate_chain`" + ` (PEM strings, leaf first), ` + "`expected_user {issuer, subject}`" + ` and ` + "`expected_orchestrator`" + `. What is known of the subject comes
+  from that chain, or from an agent's own connection; **` + "`properties`" + ` are not looked at**. A denial is 200 with ` + "`decision: false`" + ` and
+  ` + "`context.reasons`" + `. Unknown members and nulls are ignored, and ` + "`X-Request-ID`" + ` is echoed if it is at most 256 printable ASCII characters.
+- **Several evaluations**: ` + "`POST /access/v1/evaluations`" + ` takes up to 100 in ` + "`evaluations`" + `, with defaults beside it and one of the three
+  ` + "`options.evaluations_semantic`" + `. Each is decided, recorded and answered by itself; one that is broken, or that the caller may not ask, is
+  ` + "`decision: false`" + ` with ` + "`context.error {status, message}`" + `. With ` + "`deny_on_first_deny` and `permit_on_first_permit`" + ` nothing behind the last answer is
+  decided. There is no search: see [0020](decisions/0020-authzen.md).
 - **Logs of the log**: ` + "`/checkpoint`" + ` and ` + "`/tile/<L>/<N>[.p/<W>]`" + ` are C2SP tlog-tiles, so any transparency client can follow; tiles of entries
   (` + "`/tile/entries/…`" + `) are for auditors.
 `

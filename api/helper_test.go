@@ -102,13 +102,14 @@ func listenerCertificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 type contract struct {
 	doc    *openapi3.T
 	routes []route
+	shapes shapes
 }
 
 func newContract(t *testing.T, s *Server) *contract {
 	t.Helper()
 	doc, err := openapi3.NewLoader().LoadFromData(s.openapi)
 	must(t, err)
-	return &contract{doc, s.routes}
+	return &contract{doc, s.routes, newShapes(t)}
 }
 
 // find is the row that a path is of.
@@ -148,6 +149,7 @@ func matches(pattern, path string) bool {
 
 func (c *contract) check(t *testing.T, method, path string, a answer) {
 	t.Helper()
+	c.shapes.check(t, path, a)
 	r := c.find(method, path)
 	if r == nil {
 		return

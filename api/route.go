@@ -16,6 +16,7 @@ type route struct {
 	allowed  role
 	own      string // what a role admitted may see of it, for people
 	request  reflect.Type
+	reads    reflect.Type // what the body is decoded as, where request says more than is looked at at once
 	response reflect.Type
 	status   int
 	produces string // media type of the answer
@@ -32,7 +33,7 @@ type route struct {
 	upload     string // media type of a body that is no JSON
 
 	handle func(*Server, *call) (reply, error)
-	shape  *shape // of request
+	shape  *shape // of reads or request
 }
 
 // param is a query parameter. Others are refused.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,9 +10,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"reflect"
 	"sync"
 
 	"github.com/labstack/echo/v4"
+
+	v1 "github.com/signet-pki/signet/api/v1"
 )
 
 // Server serves the API. Make it with New.
@@ -35,6 +39,10 @@ type Server struct {
 	bundle  bundles
 	buffers buffers
 	headers headers
+
+	evaluation *shape  // of one evaluation of several
+	metadata   []byte  // of AuthZEN
+	scenario   Permits // of the conformance profile alone
 }
 
 // maxHeavy is how many requests about policy bundles are at work: one of them is compiled at a time.
@@ -45,9 +53,25 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	s, err := newServer(cfg, table())
+	if err != nil {
+		return nil, err
+	}
+	if s.bundle, err = newBundles(cfg.Trust); err != nil {
+		return nil, err
+	}
+	if s.openapi, err = document(s.routes); err != nil {
+		return nil, fmt.Errorf("api: openapi: %w", err)
+	}
+	s.page, err = docsPage(s.routes)
+	return s, err
+}
+
+// newServer makes a Server of these endpoints.
+func newServer(cfg Config, routes []route) (*Server, error) {
 	cfg.Limits = cfg.Limits.withDefaults()
 	s := &Server{
-		cfg: cfg, echo: echo.New(), routes: table(),
+		cfg: cfg, echo: echo.New(), routes: routes,
 		headers: newHeaders(),
 		work:    make(chan struct{}, cfg.Limits.Concurrency), public: make(chan struct{}, cfg.Limits.Concurrency), knocks: make(chan struct{}, cfg.Limits.Concurrency), waits: make(chan struct{}, cfg.Limits.SlowRequests),
 		streams: make(chan struct{}, cfg.Limits.Streams), closing: make(chan struct{}),
@@ -58,17 +82,13 @@ func New(cfg Config) (*Server, error) {
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("api: metrics: %w", err)
 	}
-	if s.bundle, err = newBundles(cfg.Trust); err != nil {
+	if s.evaluation, err = shapeOf(reflect.TypeFor[v1.Evaluation]()); err != nil {
 		return nil, err
 	}
-	if err := s.register(); err != nil {
+	if s.metadata, err = accessMetadata(cfg.PublicURL); err != nil {
 		return nil, err
 	}
-	if s.openapi, err = document(s.routes); err != nil {
-		return nil, fmt.Errorf("api: openapi: %w", err)
-	}
-	s.page, err = docsPage(s.routes)
-	return s, err
+	return s, s.register()
 }
 
 // register makes the table and the mounts reachable.
@@ -77,9 +97,9 @@ func (s *Server) register() error {
 	s.echo.HTTPErrorHandler = s.unrouted
 	for i := range s.routes {
 		r := &s.routes[i]
-		if r.request != nil {
+		if body := cmp.Or(r.reads, r.request); body != nil {
 			var err error
-			if r.shape, err = shapeOf(r.request); err != nil {
+			if r.shape, err = shapeOf(body); err != nil {
 				return err
 			}
 		}

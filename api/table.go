@@ -83,8 +83,16 @@ func accessRoutes() []route {
 		take("evaluate", "/access/v1/evaluation", service|agent, http.StatusOK,
 			"AuthZEN 1.0 access evaluation: may this agent do that?", (*Server).evaluate).with(authzen).
 			with(func(r *route) { r.own = "agents: about themselves" }),
-		give("readAccessConfiguration", http.MethodGet, "/.well-known/authzen-configuration", anyone,
-			"AuthZEN metadata", (*Server).accessConfiguration),
+		take("evaluateAll", "/access/v1/evaluations", service|agent, http.StatusOK,
+			"AuthZEN 1.0 access evaluations: up to 100 decisions, each with its own answer", (*Server).evaluateAll).with(authzen).
+			with(func(r *route) {
+				r.request, r.reads = reflect.TypeFor[v1.EvaluationsRequest](), reflect.TypeFor[evaluationsBody]()
+				r.maxBody, r.own = maxEvaluationsBody, "agents: about themselves"
+			}),
+		metadataRoute("readAccessConfiguration", wellKnown),
+		metadataRoute("readAccessMetadataAt", wellKnown+"/{path}").with(func(r *route) {
+			r.pattern, r.own = wellKnown+"/*", "where the public URL has that path, and only there"
+		}),
 		take("revoke", "/v1/revocations", orchestrator|operator|officer, http.StatusCreated,
 			"Revoke a certificate, agent, subtree, task, grant, user or orchestrator, and all below it", (*Server).revoke).retriable().
 			with(func(r *route) { r.own = "orchestrators: their own agents, tasks and grants" }),
@@ -109,6 +117,11 @@ func reviewRoutes() []route {
 			"Which recorded answers a bundle, or `active`, would give otherwise: lines of JSON, the totals last", (*Server).replay).
 			with(func(r *route) { r.request, r.slow = reflect.TypeFor[v1.ReplayRequest](), true }),
 	}
+}
+
+func metadataRoute(id, path string) route {
+	return bytesOf(id, http.MethodGet, path, anyone, mediaJSON, "AuthZEN metadata", (*Server).accessConfiguration).
+		with(func(r *route) { r.response = reflect.TypeFor[v1.AccessConfiguration]() })
 }
 
 func auditRoutes() []route {

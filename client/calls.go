@@ -144,6 +144,11 @@ func (c *Client) Evaluate(ctx context.Context, q v1.EvaluationRequest) (v1.Evalu
 	return post[v1.EvaluationResponse](ctx, c, "/access/v1/evaluation", q, nil)
 }
 
+// EvaluateAll asks for several access decisions at once (AuthZEN 1.0, Access Evaluations).
+func (c *Client) EvaluateAll(ctx context.Context, q v1.EvaluationsRequest) (v1.EvaluationsResponse, error) {
+	return post[v1.EvaluationsResponse](ctx, c, "/access/v1/evaluations", q, nil)
+}
+
 // Revoke ends a thing and all below it.
 func (c *Client) Revoke(ctx context.Context, q v1.RevocationRequest, o ...Option) (v1.Revocation, error) {
 	return post[v1.Revocation](ctx, c, "/v1/revocations", q, o)

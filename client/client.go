@@ -151,9 +151,17 @@ func (c *Client) send(req *http.Request) ([]byte, error) {
 	return nil, refusal(req, resp, body)
 }
 
-// refusal reads a problem; an answer that is none keeps its status.
+// refusal reads a problem, or the text "code (field): detail" that AuthZEN's endpoints answer with; an answer that is neither
+// keeps its status.
 func refusal(req *http.Request, resp *http.Response, body []byte) error {
 	var p Problem
+	var text string
+	if json.Unmarshal(body, &text) == nil && text != "" {
+		p.Status = resp.StatusCode
+		p.Code, p.Detail, _ = strings.Cut(text, ": ")
+		p.Code, p.Field, _ = strings.Cut(strings.TrimSuffix(p.Code, ")"), " (")
+		return &p
+	}
 	if err := json.Unmarshal(body, &p.Problem); err != nil || p.Code == "" {
 		return fmt.Errorf("client: %s %s: status %s", req.Method, req.URL.Path, resp.Status)
 	}

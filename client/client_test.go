@@ -99,6 +99,22 @@ func TestIdentityIsPresented(t *testing.T) {
 	}
 }
 
+// AuthZEN's endpoints refuse with a text, which reads the same.
+func TestRefusalText(t *testing.T) {
+	for text, want := range map[string]v1.Problem{
+		"bad_request (resource.id): this member is required": {Status: 400, Code: "bad_request", Field: "resource.id", Detail: "this member is required"},
+		"service_required: by services: alone":               {Status: 400, Code: "service_required", Detail: "by services: alone"},
+		"internal":                                           {Status: 400, Code: "internal"},
+	} {
+		c := connect(t, func(w http.ResponseWriter, _ *http.Request) { answer(t, w, http.StatusBadRequest, text) })
+		_, err := c.EvaluateAll(t.Context(), v1.EvaluationsRequest{})
+		var p *client.Problem
+		if !errors.As(err, &p) || !reflect.DeepEqual(p.Problem, want) || p.Error() != text {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 func TestProblem(t *testing.T) {
 	index := uint64(7)
 	want := v1.Problem{
@@ -242,6 +258,7 @@ func TestRequests(t *testing.T) {
 		"POST /v1/agents/b/certificate":               func() error { _, err := c.Rekey(ctx, "b", "l", "c"); return err },
 		"GET /v1/agents/a/chain":                      func() error { _, err := c.AgentChain(ctx, "a"); return err },
 		"POST /v1/verify":                             func() error { _, err := c.Verify(ctx, v1.VerifyRequest{}); return err },
+		"POST /access/v1/evaluations":                 func() error { _, err := c.EvaluateAll(ctx, v1.EvaluationsRequest{}); return err },
 		"POST /access/v1/evaluation":                  func() error { _, err := c.Evaluate(ctx, v1.EvaluationRequest{}); return err },
 		"POST /v1/revocations":                        func() error { _, err := c.Revoke(ctx, v1.RevocationRequest{}); return err },
 		"GET /v1/revocations?cursor=1.5":              func() error { _, err := c.Revocations(ctx, "1.5"); return err },

@@ -211,6 +211,7 @@ type RekeyRequest struct {
 // DecisionRequest is one access request (AuthZEN evaluation).
 type DecisionRequest struct {
 	Chain        []*x509.Certificate // leaf first
+	Known        *chain.Known        // what chain.ExamineChain found about Chain; nil: found anew
 	SubjectID    string              // the SPIFFE ID that the caller names
 	Principal    *chain.User         // the user that the caller expects, if it names one
 	Orchestrator string              // the orchestrator that the caller expects, if it names one

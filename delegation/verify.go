@@ -67,7 +67,7 @@ func (s *Service) verify(certs []*x509.Certificate, required []chain.Token, q De
 	}
 	now := s.cfg.Now()
 	return chain.Verify(chain.Input{
-		Chain: certs, Trust: s.cfg.Trust, Now: now, RequiredScope: required,
+		Chain: certs, Known: q.Known, Trust: s.cfg.Trust, Now: now, RequiredScope: required,
 		ExpectUser: q.Principal, ExpectOrchestrator: q.Orchestrator,
 		Revocation: current{s.revoked, now}, MaxStaleness: staleness,
 		Require: must,

@@ -37,7 +37,7 @@ type EvaluationRequest struct {
 	Context  EvaluationContext `json:"context,omitzero"`
 }
 
-// Subject is who asks: type "agent", with its SPIFFE ID.
+// Subject is who asks: type "agent", with its SPIFFE ID. What is known of it comes from its certificate alone.
 type Subject struct {
 	Type       string         `json:"type"`
 	ID         string         `json:"id"`
@@ -72,19 +72,69 @@ type EvaluationResponse struct {
 
 // DecisionContext says why, and where it is recorded.
 type DecisionContext struct {
-	DecisionID string           `json:"decision_id"`
-	Reasons    []string         `json:"reasons,omitempty"` // codes; none when allowed
-	Checks     map[string]Check `json:"checks"`
+	DecisionID string           `json:"decision_id,omitempty"` // absent: nothing was decided
+	Reasons    []string         `json:"reasons,omitempty"`     // codes; none when allowed
+	Checks     map[string]Check `json:"checks,omitempty"`
 	AuditID    *uint64          `json:"audit_id,omitempty"` // absent: not recorded, and hence denied
 	// Obligations are objects of the policy's that the service has to act on, or deny; only with a permission.
 	Obligations []json.RawMessage `json:"obligations,omitempty"`
 	Advice      []json.RawMessage `json:"advice,omitempty"` // likewise, what it may act on
+	Error       *EvaluationError  `json:"error,omitempty"`  // of one evaluation of several, which could not be decided
 }
 
-// AccessConfiguration is the AuthZEN metadata document of the appliance.
+// EvaluationError is what the evaluation would have been refused with, had it been alone.
+type EvaluationError struct {
+	Status  int    `json:"status"`
+	Message string `json:"message"`
+}
+
+// MaxEvaluations is how many evaluations one request may hold.
+const MaxEvaluations = 100
+
+// EvaluationsRequest asks for several decisions at once (AuthZEN 1.0, Access Evaluations). The members beside evaluations are
+// defaults for those that an evaluation leaves out. Without evaluations they are a single one, and so is the answer.
+type EvaluationsRequest struct {
+	Subject     *Subject           `json:"subject,omitempty"`
+	Action      *Action            `json:"action,omitempty"`
+	Resource    *Resource          `json:"resource,omitempty"`
+	Context     *EvaluationContext `json:"context,omitempty"`
+	Evaluations []Evaluation       `json:"evaluations,omitempty"` // at most 100
+	Options     EvaluationsOptions `json:"options,omitzero"`
+}
+
+// Evaluation is one of several. A member replaces its default whole, except that a type or id left out is the default's.
+type Evaluation struct {
+	Subject  *Subject           `json:"subject,omitempty"`
+	Action   *Action            `json:"action,omitempty"`
+	Resource *Resource          `json:"resource,omitempty"`
+	Context  *EvaluationContext `json:"context,omitempty"`
+}
+
+// EvaluationsOptions says how to go through the evaluations.
+type EvaluationsOptions struct {
+	Semantic string `json:"evaluations_semantic,omitempty"` // one of the below; execute_all by default
+}
+
+// What ends a request for several evaluations.
+const (
+	ExecuteAll          = "execute_all"            // nothing: all are decided
+	DenyOnFirstDeny     = "deny_on_first_deny"     // a denial or an error, which is the last answer
+	PermitOnFirstPermit = "permit_on_first_permit" // a permission, which is the last answer
+)
+
+// EvaluationsResponse has one answer for each evaluation, in their order, up to the one that ended the request; or, where
+// there were no evaluations, decision and context.
+type EvaluationsResponse struct {
+	Decision    *bool                `json:"decision,omitempty"`
+	Context     *DecisionContext     `json:"context,omitempty"`
+	Evaluations []EvaluationResponse `json:"evaluations,omitempty"`
+}
+
+// AccessConfiguration is the AuthZEN metadata document of the appliance. There is no search, and hence no endpoint of it.
 type AccessConfiguration struct {
-	PolicyDecisionPoint      string `json:"policy_decision_point"`
-	AccessEvaluationEndpoint string `json:"access_evaluation_endpoint"`
+	PolicyDecisionPoint       string `json:"policy_decision_point"`
+	AccessEvaluationEndpoint  string `json:"access_evaluation_endpoint"`
+	AccessEvaluationsEndpoint string `json:"access_evaluations_endpoint"`
 }
 
 // RevocationRequest ends a thing and all below it.

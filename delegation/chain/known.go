@@ -3,6 +3,8 @@ package chain
 import (
 	"bytes"
 	"crypto/x509"
+	"sync"
+	"time"
 )
 
 // Known is what one certificate says by itself, for as long as it exists: its delegation, and the checks "format", "binding",
@@ -14,6 +16,16 @@ type Known struct {
 	ids   []ID
 	d     *Delegation
 	found settled
+	shown *shown // nil: of the certificate alone
+}
+
+// shown is the whole chain, and that it was found to have no path under a bundle. It serves one request, so that asking many
+// things about a chain that leads nowhere costs no more signatures than asking one; it can only deny.
+type shown struct {
+	certs []*x509.Certificate
+	mu    sync.Mutex
+	trust *Trust
+	lost  *failure
 }
 
 // settled are the checks that nothing but the certificate answers.
@@ -24,6 +36,29 @@ func Examine(leaf *x509.Certificate) *Known {
 	e := &evaluation{in: &Input{}, leaf: leaf}
 	found := e.settle()
 	return &Known{leaf: leaf, id: e.id, ids: e.ids, d: e.d, found: found}
+}
+
+// ExamineChain is Examine for a chain that one request shows several times: besides, a path that was not found is not looked
+// for again. Whoever remembers certificates between requests wants Examine. It is safe for concurrent use.
+func ExamineChain(certs []*x509.Certificate) *Known {
+	if len(certs) == 0 {
+		return nil
+	}
+	k := Examine(certs[0])
+	k.shown = &shown{certs: certs}
+	return k
+}
+
+// path is the check for this very chain; those who ask at the same time wait for the first.
+func (s *shown) path(trust *Trust, now time.Time) *failure {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost != nil && s.trust == trust {
+		return s.lost
+	}
+	_, f := checkPath(s.certs, trust, now)
+	s.trust, s.lost = trust, f
+	return f
 }
 
 // of says whether it is about this certificate, to the last byte.

@@ -139,7 +139,7 @@ type Input struct {
 	MaxStaleness       time.Duration            // of the feed; 0 = no limit, not evaluated
 	Require            []CheckName              // besides path, format, binding, attenuation, deadline and depth
 	Statements         *Statements              // what verified before; nil = everything anew
-	Known              *Known                   // what Examine found about Chain[0]; nil or another certificate's = found anew
+	Known              *Known                   // what Examine found about Chain[0], or ExamineChain about Chain; nil or another's = found anew
 }
 
 // Report is what Verify found.
@@ -241,6 +241,9 @@ func skipped(name CheckName, code string) Check { return Check{Name: name, Code:
 func (e *evaluation) path() Check {
 	if e.in.Trust == nil {
 		return skipped(CheckPath, CodeNoTrust)
+	}
+	if k := e.in.Known; k != nil && k.shown != nil && slices.Equal(k.shown.certs, e.in.Chain) {
+		return verdict(CheckPath, k.shown.path(e.in.Trust, e.now))
 	}
 	_, f := checkPath(e.in.Chain, e.in.Trust, e.now)
 	return verdict(CheckPath, f)

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -303,6 +304,51 @@ func TestKnown(t *testing.T) {
 				t.Errorf("%s, %s: %+v, want %+v", c.label(), name, got, want)
 			}
 		}
+	}
+}
+
+// What ExamineChain remembers changes no answer either, and a path that was not found is not looked for again, by as many as
+// ask: it denies also when a new look would find one. It says nothing of another chain with the same leaf.
+func TestExamineChain(t *testing.T) {
+	for _, c := range slices.Concat(pathCauses(), hopCauses(), confirmationCauses(), stateCauses()) {
+		in := c.input(t)
+		want := Verify(in)
+		in.Known = ExamineChain(in.Chain)
+		for range 2 {
+			if got := Verify(in); got.Valid != want.Valid || !reflect.DeepEqual(got.Checks, want.Checks) || got.Agent != want.Agent {
+				t.Errorf("%s: %+v, want %+v", c.label(), got, want)
+			}
+		}
+	}
+	in := newWorld(t, 2, elliptic.P256()).input()
+	in.Known = ExamineChain(in.Chain)
+	early := in
+	early.Now = testNow.Add(-100 * 365 * 24 * time.Hour)
+	if got := Verify(early).Check(CheckPath); got.Code != CodeCANotYetValid {
+		t.Fatalf("%+v", got)
+	}
+	var asking sync.WaitGroup
+	for range 8 {
+		asking.Go(func() {
+			if got := Verify(in).Check(CheckPath); got.Code != CodeCANotYetValid {
+				t.Errorf("looked for again: %+v", got)
+			}
+		})
+	}
+	asking.Wait()
+	for name, change := range map[string]func(*Input){
+		"another chain":  func(in *Input) { in.Chain = append(slices.Clone(in.Chain), in.Chain[1]) },
+		"another bundle": func(in *Input) { in.Trust = &Trust{TrustDomain: in.Trust.TrustDomain, Roots: in.Trust.Roots} },
+		"of the leaf":    func(in *Input) { in.Known = Examine(in.Chain[0]) },
+	} {
+		other := in
+		change(&other)
+		if got := Verify(other).Check(CheckPath); got.Status != Pass {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if ExamineChain(nil) != nil {
+		t.Error("something is known of no chain")
 	}
 }
 

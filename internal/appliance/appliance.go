@@ -39,6 +39,7 @@ type Appliance struct {
 	puller   *puller // nil: nothing is pulled
 	idps     providers
 	server   *api.Server
+	scenario *conformance // nil outside conformance tests
 	logger   *slog.Logger
 }
 
@@ -115,6 +116,9 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 		return err
 	}
 	a.listener = &listener{domain: a.domain, names: a.cfg.Names, td: a.cfg.TrustDomain, now: o.Now, log: a.logger}
+	if a.scenario, err = a.cfg.newConformance(ctx, o.Now, a.logger); err != nil {
+		return err
+	}
 	return a.newServer(ctx, t, certifier, engine, o)
 }
 
@@ -186,6 +190,9 @@ func (a *Appliance) listen(ctx context.Context, ln net.Listener) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	if err := a.scenario.run(ctx, g, a.listener); err != nil {
+		return err
+	}
 	g.Go(func() error { return a.monitor.Run(ctx) })
 	g.Go(func() error { return a.crls.Run(ctx) })
 	g.Go(func() error { return a.puller.Run(ctx) })

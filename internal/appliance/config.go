@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -42,6 +43,8 @@ type Config struct {
 	Names Names `yaml:"names"`
 	// Development allows a simulated TPM and software tokens. Without it they are refused.
 	Development bool `yaml:"development"`
+	// Conformance serves AuthZEN's certification scenario, about subjects that callers make up. It is refused outside development.
+	Conformance *Conformance `yaml:"conformance,omitempty"`
 
 	Tokens Tokens `yaml:"tokens"`
 	TPM    TPM    `yaml:"tpm"`
@@ -57,6 +60,12 @@ type Config struct {
 	// Policy says whose policy bundles may become active.
 	Policy   Policy          `yaml:"policy"`
 	Ceremony ceremony.Config `yaml:"ceremony"`
+}
+
+// Conformance is the port of the conformance profile, which has nothing but that scenario.
+type Conformance struct {
+	// Listen is a loopback address, 127.0.0.1:port; port 0 takes a free one, which the log names.
+	Listen string `yaml:"listen"`
 }
 
 // Names are the names of the HTTPS port.
@@ -292,6 +301,10 @@ func (c *Config) check() error {
 	p.unless(c.Limits.Concurrency > 0, "limits.concurrency", "at least 1")
 	c.Attestation.check(&p)
 	c.Policy.check(&p)
+	if c.Conformance != nil {
+		p.unless(c.Development, "conformance", "allowed with development: true only")
+		p.unless(c.Conformance.loopback(), "conformance.listen", "a loopback address and a port")
+	}
 	if _, err := chain.ParseCatalogue(c.Resources); err != nil {
 		p = append(p, fmt.Errorf("resources%w", err))
 	}
@@ -299,6 +312,11 @@ func (c *Config) check() error {
 		return nil
 	}
 	return fmt.Errorf("configuration: %w", errors.Join(p...))
+}
+
+func (c Conformance) loopback() bool {
+	at, err := netip.ParseAddrPort(c.Listen)
+	return err == nil && at.Addr().IsLoopback()
 }
 
 func (l Limits) checkTypes(p *problems) {

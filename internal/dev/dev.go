@@ -32,8 +32,10 @@ type Options struct {
 	Listen string // host:port; port 0 takes a free one
 	Demo   bool   // run the demonstration once the appliance is ready
 	Exit   bool   // stop after it
-	Out    io.Writer
-	Log    *slog.Logger
+	// Conformance is where to serve AuthZEN's certification scenario, a loopback host:port; nowhere by default.
+	Conformance string
+	Out         io.Writer
+	Log         *slog.Logger
 }
 
 // readyWithin is how long the appliance may take to become ready.
@@ -134,6 +136,9 @@ func serve(ctx context.Context, dir string, ln net.Listener, devices *devkit.Dev
 	cfg, err := config(dir, addr, devices)
 	if err != nil {
 		return err
+	}
+	if o.Conformance != "" {
+		cfg.Conformance = &appliance.Conformance{Listen: o.Conformance}
 	}
 	if err := saveConfig(dir, cfg); err != nil {
 		return err
