@@ -84,6 +84,8 @@ func codes() []code {
 		{codeBadEnrollmentHash, http.StatusBadRequest, "`field` is not unpadded base64url of a SHA-256"},
 		{codeBadRevocation, http.StatusBadRequest, "`kind` is no kind of revocation"},
 		{codeBadRequest, http.StatusBadRequest, "`field` is missing or out of bounds"},
+		{codeBadResource, http.StatusBadRequest, "an Envoy's `field` names no resource or action ([services](services.md#behind-envoy)); the client gets 403"},
+		{codeBadMessage, http.StatusBadRequest, "the body is not one gRPC message of the method, uncompressed"},
 		{codeNotFound, http.StatusNotFound, "there is no such thing"},
 		{"entry_not_found", http.StatusNotFound, "there is no such entry that the caller may see"},
 		{codeBundleUnknown, http.StatusNotFound, "there is no such policy bundle"},

@@ -196,6 +196,12 @@ func (l *memoryLog) at(t *testing.T, n uint64) record.Envelope {
 	return env
 }
 
+func (l *memoryLog) payload(n uint64) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.entries[n].Payload
+}
+
 // softKeys makes the ceremony's keys in memory.
 type softKeys map[string]crypto.Signer
 

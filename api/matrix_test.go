@@ -37,6 +37,7 @@ var expected = map[string]string{
 	"verify":                  ".ooooooo",
 	"evaluate":                "..oo....",
 	"evaluateAll":             "..oo....",
+	"checkEnvoy":              "...o....",
 	"readAccessConfiguration": "oooooooo",
 	"readAccessMetadataAt":    "oooooooo",
 	"revoke":                  ".o..oo..",
@@ -127,6 +128,10 @@ func (w *world) admits(r *route, as role, want bool) {
 }
 
 func codeOf(a answer, r *route) string {
+	if r.grpc {
+		code, _, _ := strings.Cut(a.header.Get("Grpc-Message"), ":")
+		return code
+	}
 	if r.access {
 		text, _, _ := strings.Cut(strings.Trim(string(a.body), "\"\n"), ":")
 		return text

@@ -71,6 +71,9 @@ func (d *describer) operation(r *route) (object, error) {
 	if r.upload != "" {
 		op["requestBody"] = object{"required": true, "content": object{r.upload: object{}}}
 	}
+	if r.grpc {
+		op["requestBody"] = object{"required": true, "content": object{r.produces: object{}}}
+	}
 	if r.setPush {
 		op["requestBody"] = object{"required": true, "content": object{mediaEvent: object{"schema": object{"type": "string"}}}}
 	}
@@ -122,6 +125,9 @@ func (d *describer) responses(r *route) (object, error) {
 	refusal := object{"description": "refused", "content": object{v1.ProblemType: object{"schema": object{"$ref": "#/components/schemas/Problem"}}}}
 	if r.access {
 		refusal = object{"description": "refused", "content": object{mediaJSON: object{"schema": object{"type": "string"}}}}
+	}
+	if r.grpc {
+		refusal = object{"description": "refused: grpc-status and grpc-message", "content": object{r.produces: object{}}}
 	}
 	if r.setPush {
 		ref, err := d.schema(reflect.TypeFor[v1.EventError]())

@@ -37,6 +37,8 @@ const (
 	codeBadScope            = "bad_scope"
 	codeBadCertificate      = "bad_certificate"
 	codeBadRequest          = "bad_request"
+	codeBadResource         = "bad_resource"
+	codeBadMessage          = "bad_grpc_message"
 	codeBadTTL              = "bad_ttl"
 	codeBadEnrollmentHash   = "bad_enrollment_hash"
 	codeBadRevocation       = "bad_revocation_kind"

@@ -115,6 +115,8 @@ func (s *Server) writeProblem(c *call, e *delegation.Error, status int) {
 		err = s.writeJSON(c, accessStatus(status), mediaJSON, accessText(p))
 	case c.route.setPush:
 		err = s.writeJSON(c, setStatus(status), mediaJSON, setError(e))
+	case c.route.grpc:
+		s.refuseGRPC(c, status, accessText(p))
 	default:
 		err = s.writeJSON(c, status, v1.ProblemType, p)
 	}

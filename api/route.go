@@ -25,6 +25,7 @@ type route struct {
 	idempotent bool   // honours Idempotency-Key
 	access     bool   // AuthZEN's habits instead of ours
 	setPush    bool   // RFC 8935's habits instead of ours
+	grpc       bool   // gRPC's habits instead of ours
 	free       bool   // answers also when the server is full
 	slow       bool   // may take long: counted apart
 	stream     bool   // lasts until somebody ends it: counted apart

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/signet-pki/signet/api/extauthz"
 	v1 "github.com/signet-pki/signet/api/v1"
 )
 
@@ -93,6 +94,9 @@ func accessRoutes() []route {
 		metadataRoute("readAccessMetadataAt", wellKnown+"/{path}").with(func(r *route) {
 			r.pattern, r.own = wellKnown+"/*", "where the public URL has that path, and only there"
 		}),
+		bytesOf("checkEnvoy", http.MethodPost, extauthz.Path, service, extauthz.Media,
+			"Envoy's external authorization (gRPC): may the agent that this Envoy holds a connection with do that?", (*Server).checkEnvoy).
+			with(func(r *route) { r.grpc, r.maxBody = true, maxCheck }),
 		take("revoke", "/v1/revocations", orchestrator|operator|officer, http.StatusCreated,
 			"Revoke a certificate, agent, subtree, task, grant, user or orchestrator, and all below it", (*Server).revoke).retriable().
 			with(func(r *route) { r.own = "orchestrators: their own agents, tasks and grants" }),

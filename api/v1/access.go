@@ -130,6 +130,14 @@ type EvaluationsResponse struct {
 	Evaluations []EvaluationResponse `json:"evaluations,omitempty"`
 }
 
+// EnvoyDenial is what the client of an Envoy gets when the appliance denies its request.
+type EnvoyDenial struct {
+	Reasons    []string `json:"reasons"`               // codes
+	Field      string   `json:"field,omitempty"`       // of the Envoy's question, if that is what is wrong
+	DecisionID string   `json:"decision_id,omitempty"` // absent: nothing could be decided
+	AuditID    *uint64  `json:"audit_id,omitempty"`    // of the entry that records it
+}
+
 // AccessConfiguration is the AuthZEN metadata document of the appliance. There is no search, and hence no endpoint of it.
 type AccessConfiguration struct {
 	PolicyDecisionPoint       string `json:"policy_decision_point"`

@@ -45,7 +45,8 @@ var table = []row{
 	{pattern: "ca/lint", pure: true},
 	{pattern: "ca/ceremony", imports: []string{"ca", "ca/lint", "internal/durable"}},
 
-	{pattern: "api", imports: []string{"api/v1", "delegation", "delegation/chain", "delegation/event", "policy", "policy/review"}, never: []string{opa}},
+	{pattern: "api", imports: []string{"api/v1", "api/extauthz", "delegation", "delegation/chain", "delegation/event", "policy", "policy/review"}, never: []string{opa}},
+	{pattern: "api/extauthz", imports: []string{"delegation/chain"}, never: noServer, noCgo: true},
 	{pattern: "api/v1"},
 
 	{pattern: "audit", imports: []string{"store", "audit/record", "audit/merkle", "audit/checkpoint", "internal/durable"}},
@@ -116,5 +117,5 @@ var borders = map[string][]string{
 	crypto1: {"hsm", "internal/testrig/..."},
 	gotpm:   {"tpm", "tpm/quote", "internal/testrig/..."},
 	grpc:    {"client/grpcmw", "client/workload"},
-	envoy:   {"client/workload"},
+	envoy:   {"client/workload", "api/extauthz"},
 }
