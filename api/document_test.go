@@ -170,6 +170,8 @@ const docsTail = `
   ` + "`options.evaluations_semantic`" + `. Each is decided, recorded and answered by itself; one that is broken, or that the caller may not ask, is
   ` + "`decision: false`" + ` with ` + "`context.error {status, message}`" + `. With ` + "`deny_on_first_deny` and `permit_on_first_permit`" + ` nothing behind the last answer is
   decided. There is no search: see [0020](decisions/0020-authzen.md).
+- **OPA**: ` + "`POST /opa/v1/data/signet/access`" + ` has the shape of OPA's Data API ([services](services.md#programs-written-for-opa)); **Envoy** asks by gRPC
+  ([services](services.md#behind-envoy)), where refusals are ` + "`grpc-status` and `grpc-message`" + `, with the code first.
 - **Logs of the log**: ` + "`/checkpoint`" + ` and ` + "`/tile/<L>/<N>[.p/<W>]`" + ` are C2SP tlog-tiles, so any transparency client can follow; tiles of entries
   (` + "`/tile/entries/…`" + `) are for auditors.
 `

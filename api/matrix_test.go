@@ -38,6 +38,7 @@ var expected = map[string]string{
 	"evaluate":                "..oo....",
 	"evaluateAll":             "..oo....",
 	"checkEnvoy":              "...o....",
+	"opaData":                 "..oo....",
 	"readAccessConfiguration": "oooooooo",
 	"readAccessMetadataAt":    "oooooooo",
 	"revoke":                  ".o..oo..",

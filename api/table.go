@@ -97,6 +97,7 @@ func accessRoutes() []route {
 		bytesOf("checkEnvoy", http.MethodPost, extauthz.Path, service, extauthz.Media,
 			"Envoy's external authorization (gRPC): may the agent that this Envoy holds a connection with do that?", (*Server).checkEnvoy).
 			with(func(r *route) { r.grpc, r.maxBody = true, maxCheck }),
+		opaRoute(),
 		take("revoke", "/v1/revocations", orchestrator|operator|officer, http.StatusCreated,
 			"Revoke a certificate, agent, subtree, task, grant, user or orchestrator, and all below it", (*Server).revoke).retriable().
 			with(func(r *route) { r.own = "orchestrators: their own agents, tasks and grants" }),

@@ -138,6 +138,45 @@ type EnvoyDenial struct {
 	AuditID    *uint64  `json:"audit_id,omitempty"`    // of the entry that records it
 }
 
+// OPARequest is what a program written for OPA's Data API sends.
+type OPARequest struct {
+	Input OPAInput `json:"input"`
+}
+
+// OPAInput is the question. Members of the caller's own are refused: they would be looked at by nobody.
+type OPAInput struct {
+	CertificateChain     []string    `json:"certificate_chain,omitempty"` // of the agent, PEM, leaf first; an agent's own connection by default
+	Resource             OPAResource `json:"resource"`
+	Action               OPAAction   `json:"action"`
+	ExpectedUser         *User       `json:"expected_user,omitempty"`         // refuse agents of other users
+	ExpectedOrchestrator string      `json:"expected_orchestrator,omitempty"` // refuse agents of other orchestrators; SPIFFE ID
+}
+
+// OPAResource is what is to be accessed.
+type OPAResource struct {
+	Type string `json:"type"`
+	ID   string `json:"id"`
+}
+
+// OPAAction is how.
+type OPAAction struct {
+	Name string `json:"name"`
+}
+
+// OPAResponse is empty for a document that is not defined. Result is an OPAAccess, or a boolean for signet/access/allow.
+type OPAResponse struct {
+	Result     any    `json:"result,omitempty"`
+	DecisionID string `json:"decision_id,omitempty"`
+}
+
+// OPAAccess is the document signet/access.
+type OPAAccess struct {
+	Allow       bool             `json:"allow"`
+	DenyReasons []string         `json:"deny_reasons"` // codes; none when allowed
+	Checks      map[string]Check `json:"checks"`
+	AuditID     *uint64          `json:"audit_id,omitempty"` // absent: not recorded, and hence denied
+}
+
 // AccessConfiguration is the AuthZEN metadata document of the appliance. There is no search, and hence no endpoint of it.
 type AccessConfiguration struct {
 	PolicyDecisionPoint       string `json:"policy_decision_point"`
