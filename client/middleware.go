@@ -31,16 +31,21 @@ type Access struct {
 // answer 503: it never fails open. The answer of a refusal is {"reasons": […], "decision_id": …}.
 func RequireDecision(e Evaluator, access func(*http.Request) (Access, error), next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 || len(r.TLS.PeerCertificates[0].URIs) != 1 {
-			refuse(w, http.StatusUnauthorized, v1.DecisionContext{Reasons: []string{"client_certificate_required"}})
-			return
+		var peer []*x509.Certificate
+		if r.TLS != nil {
+			peer = r.TLS.PeerCertificates
 		}
 		a, err := access(r)
-		if err != nil {
+		q, named := Evaluation(peer, a)
+		switch {
+		case !named:
+			refuse(w, http.StatusUnauthorized, v1.DecisionContext{Reasons: []string{reasonNoCertificate}})
+			return
+		case err != nil:
 			refuse(w, http.StatusBadRequest, v1.DecisionContext{Reasons: []string{"bad_request"}})
 			return
 		}
-		answer, err := e.Evaluate(r.Context(), evaluation(r.TLS.PeerCertificates, a))
+		answer, err := e.Evaluate(r.Context(), q)
 		switch {
 		case err != nil:
 			refuse(w, http.StatusServiceUnavailable, v1.DecisionContext{Reasons: []string{"no_decision"}})
@@ -52,7 +57,12 @@ func RequireDecision(e Evaluator, access func(*http.Request) (Access, error), ne
 	})
 }
 
-func evaluation(peer []*x509.Certificate, a Access) v1.EvaluationRequest {
+// Evaluation is the question whether the agent of a connection may do that. False means that its certificates, leaf first,
+// name nobody.
+func Evaluation(peer []*x509.Certificate, a Access) (v1.EvaluationRequest, bool) {
+	if len(peer) == 0 || peer[0] == nil || len(peer[0].URIs) != 1 {
+		return v1.EvaluationRequest{}, false
+	}
 	q := v1.EvaluationRequest{
 		Subject: v1.Subject{Type: "agent", ID: peer[0].URIs[0].String()}, Action: v1.Action{Name: a.Action}, Resource: a.Resource,
 		Context: v1.EvaluationContext{ExpectedUser: a.User},
@@ -60,7 +70,7 @@ func evaluation(peer []*x509.Certificate, a Access) v1.EvaluationRequest {
 	for _, c := range peer {
 		q.Context.CertificateChain = append(q.Context.CertificateChain, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})))
 	}
-	return q
+	return q, true
 }
 
 // RequireDelegation lets a request through to next only if v verifies the caller of this TLS connection for what demand says.
