@@ -125,7 +125,7 @@ func TestExchange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer session.Close() //nolint:errcheck // the server ends with the test
+	defer session.Close()
 	tools, err := session.ListTools(t.Context(), nil)
 	if err != nil || len(tools.Tools) != 2 {
 		t.Fatalf("%v %v", tools, err)
@@ -134,8 +134,11 @@ func TestExchange(t *testing.T) {
 		t.Errorf("asked before any call: %v", asked)
 	}
 	result, err := session.CallTool(t.Context(), &mcp.CallToolParams{Name: "search", Arguments: query{"ward 7"}})
-	if err != nil || result.IsError || result.Content[0].(*mcp.TextContent).Text != "found ward 7" || <-ran != "search ward 7" {
+	if err != nil || result.IsError || len(result.Content) != 1 || <-ran != "search ward 7" {
 		t.Fatalf("%v %v", result, err)
+	}
+	if text, ok := result.Content[0].(*mcp.TextContent); !ok || text.Text != "found ward 7" {
+		t.Fatalf("%v", result.Content[0])
 	}
 	asked := w.oracle.take()
 	if len(asked) != 1 || asked[0].Subject.ID != hospital.AgentID || asked[0].Resource.Type != "tool" || asked[0].Resource.ID != "records:search" ||
@@ -169,15 +172,15 @@ func (s seen) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.bodies <- string(body)
 }
 
-func (w *ward) send(c *http.Client, method, body string, header ...string) (status int, text string) {
+func (w *ward) send(c *http.Client, method, body string, header ...[2]string) (status int, text string) {
 	w.t.Helper()
 	req, err := http.NewRequestWithContext(w.t.Context(), method, w.srv.URL, strings.NewReader(body))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
+	for _, h := range header {
+		req.Header.Set(h[0], h[1])
 	}
 	resp, err := c.Do(req)
 	if err != nil {
@@ -278,11 +281,11 @@ func TestRefuses(t *testing.T) {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
 	}
-	for name, header := range map[string][]string{
+	for name, header := range map[string][2]string{
 		"form": {"Content-Type", "text/plain"}, "UTF-16": {"Content-Type", "application/json; charset=utf-16"}, "none": {"Content-Type", ""},
 		"compressed": {"Content-Encoding", "gzip"},
 	} {
-		if status, text := w.send(c, "POST", call, header...); status != http.StatusUnsupportedMediaType {
+		if status, text := w.send(c, "POST", call, header); status != http.StatusUnsupportedMediaType {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
 	}
@@ -315,14 +318,14 @@ func TestCallers(t *testing.T) {
 	w.oracle.allow = []string{"records:search", "records:delete"}
 	token := w.h.AccessToken(t, agent.Leaf)
 	token.Scope = hospital.Scope(t, "tool:call:records:search")
-	bearer := []string{"Authorization", "Bearer " + w.h.Sign(t, token)}
-	if status, text := w.send(w.http(agent), "POST", call, bearer...); status != http.StatusOK || <-s.bodies != call {
+	bearer := [2]string{"Authorization", "Bearer " + w.h.Sign(t, token)}
+	if status, text := w.send(w.http(agent), "POST", call, bearer); status != http.StatusOK || <-s.bodies != call {
 		t.Errorf("by token: %d %s", status, text)
 	}
-	if _, text := w.send(w.http(agent), "POST", strings.Replace(call, "search", "delete", 1), bearer...); !strings.Contains(text, chain.CodeScopeNotCovered) {
+	if _, text := w.send(w.http(agent), "POST", strings.Replace(call, "search", "delete", 1), bearer); !strings.Contains(text, chain.CodeScopeNotCovered) {
 		t.Errorf("beyond the token: %s", text)
 	}
-	if status, text := w.send(w.http(w.agent()), "POST", call, bearer...); status != http.StatusUnauthorized {
+	if status, text := w.send(w.http(w.agent()), "POST", call, bearer); status != http.StatusUnauthorized {
 		t.Errorf("another's token: %d %s", status, text)
 	}
 	if len(s.bodies) != 0 {
