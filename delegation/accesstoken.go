@@ -49,6 +49,9 @@ func (s *Service) aboutToken(by Caller) record.Envelope {
 }
 
 func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (Token, error) {
+	if err := s.takeCaller(ctx, by); err != nil {
+		return Token{}, err
+	}
 	if by.ID.Kind() != chain.Agent || by.deleg == nil || len(by.Certs) == 0 {
 		return Token{}, refuse(Forbidden, "agent_required", "", "access tokens are for agents, over their own connection")
 	}

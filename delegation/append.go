@@ -83,6 +83,9 @@ func (s *Service) denied(ctx context.Context, operation string, by Caller, about
 	if e.Kind == Internal || e.Code == "audit_unavailable" || e.Code == codeUnknown || e.AuditIndex != nil {
 		return e
 	}
+	if e.Code == codeRateLimited {
+		return s.counted(ctx, Refusal{Operation: operation, Caller: by.ID.String(), Code: e.Code}, e)
+	}
 	about.Type, about.Code = record.TypeDeny, e.Code
 	nameCaller(&about, by)
 	pos, err := s.append(ctx, s.denyDraft(operation, about, e))

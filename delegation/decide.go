@@ -17,6 +17,9 @@ const maxResource = 256
 // Decide answers one access request, and records the answer with the whole chain before it gives it. An error is a
 // request that could not be read; every other outcome is a Decision. What could not be recorded is denied.
 func (s *Service) Decide(ctx context.Context, by Caller, q DecisionRequest) (Decision, error) {
+	if err := s.takeCaller(ctx, by); err != nil {
+		return Decision{}, s.denied(ctx, "access.evaluation", by, record.Envelope{}, err)
+	}
 	id, err := s.newID()
 	if err != nil {
 		return Decision{}, err

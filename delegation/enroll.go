@@ -31,14 +31,14 @@ func (s *Service) Enroll(ctx context.Context, q Enrollment) (Spawned, error) {
 		return out, nil
 	}
 	// Anybody can fail here, so failures are recorded like malformed requests: a flood becomes one entry a minute.
-	e := *AsError(err)
+	e := AsError(err)
 	if e.asked != nil { // only with a token that is good
 		return Spawned{}, s.denied(ctx, "agent.enroll", Caller{}, record.Envelope{Agent: q.AgentID}, err)
 	}
 	if e.Kind != Internal && e.Kind != Unavailable && e.AuditIndex == nil {
-		e.AuditIndex = s.RecordRefusal(ctx, Refusal{Operation: "agent.enroll", Code: e.Code, Field: e.Field})
+		e = s.counted(ctx, Refusal{Operation: "agent.enroll", Code: e.Code, Field: e.Field}, e)
 	}
-	return Spawned{}, &e
+	return Spawned{}, e
 }
 
 func (s *Service) enroll(ctx context.Context, q Enrollment) (Spawned, error) {
@@ -103,6 +103,9 @@ func (s *Service) redeem(ctx context.Context, q Enrollment, csr *chain.CSR) (Spa
 	}
 	l, req, err := s.spawned(q.AgentID, st)
 	if err != nil {
+		return Spawned{}, err
+	}
+	if err := s.takeAgent(ctx, l.parent); err != nil {
 		return Spawned{}, err
 	}
 	hop := chain.Hop{ID: st.SPIFFEID, SPKIHash: spkiHash(csr.SPKI), Scope: req.Scope, NotAfter: st.NotAfter, MaxDepth: req.MaxDepth}
@@ -172,8 +175,16 @@ func (s *Service) redeemedAgain(ctx context.Context, q Enrollment, st *agentStat
 		if !s.cfg.Now().Before(st.NotAfter) {
 			return Spawned{}, errAgentExpired()
 		}
+		d, err := delegationIn(st.TBS)
+		if err != nil {
+			return Spawned{}, internal("read agent", err)
+		}
+		if err := s.takeAgent(ctx, d); err != nil {
+			return Spawned{}, err
+		}
 		return s.reissue(ctx, q.AgentID, st, st.first())
 	}
+	// No quota stands in the way of the alarm, which is raised once.
 	if err := s.alarm(ctx, q.AgentID, st, key); err != nil {
 		return Spawned{}, err
 	}

@@ -23,7 +23,7 @@ const (
 )
 
 // Error is a refusal. Code is a stable word for programs, Detail a sentence for people; neither holds a secret.
-// AuditIndex is the entry that records the refusal, nil where none was written.
+// AuditIndex is the entry that records the refusal, nil where none was written; Counted says that it is counted with others then.
 type Error struct {
 	Kind       Kind
 	Code       string
@@ -31,6 +31,7 @@ type Error struct {
 	Detail     string
 	Checks     []chain.Check
 	AuditIndex *uint64
+	Counted    bool
 	Err        error
 
 	asked *asked // policy's no to a spawn or a token: its entry says what was asked

@@ -26,6 +26,9 @@ func (s *Service) requestGrant(ctx context.Context, by Caller, q GrantRequest) (
 	if by.ID.Kind() != chain.Orchestrator {
 		return Grant{}, refuse(Forbidden, "orchestrator_required", "", "grants are asked for by orchestrators")
 	}
+	if err := s.takeCaller(ctx, by); err != nil {
+		return Grant{}, err
+	}
 	ref, ok, err := s.replayed(by, q.Idempotency)
 	if err != nil {
 		return Grant{}, err

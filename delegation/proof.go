@@ -70,6 +70,9 @@ func (s *Service) ApproveExchanged(ctx context.Context, by Caller, id string, x 
 }
 
 func (s *Service) approveExchanged(ctx context.Context, by Caller, id string, x TokenExchange) (Grant, error) {
+	if err := s.takeCaller(ctx, by); err != nil {
+		return Grant{}, err
+	}
 	g, _, err := s.pending(id)
 	if err != nil {
 		return Grant{}, err

@@ -33,6 +33,9 @@ func (s *Service) Rekey(ctx context.Context, by Caller, q RekeyRequest) (Spawned
 }
 
 func (s *Service) rekey(ctx context.Context, by Caller, q RekeyRequest) (Spawned, error) {
+	if err := s.takeCaller(ctx, by); err != nil {
+		return Spawned{}, err
+	}
 	if by.ID.Kind() != chain.Agent || by.deleg == nil || by.ID.AgentID() != q.AgentID {
 		return Spawned{}, refuse(Forbidden, "agent_required", "id", "a key is replaced by its agent, over a connection with the present one")
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/delegation/quota"
 	"github.com/signet-pki/signet/delegation/workload"
 	"github.com/signet-pki/signet/policy"
 )
@@ -122,6 +123,7 @@ type Limits struct {
 	AgentTypes     map[string]TypeLimit
 	// RequireConfirmation refuses every spawn without its delegator's signature; sub-agents always need one.
 	RequireConfirmation bool
+	Quotas              quota.Limits
 	MalformedBurst      int // malformed requests recorded one by one in a minute, before they are counted together
 }
 
@@ -131,7 +133,7 @@ func DefaultLimits() Limits {
 		AgentTTL: 10 * time.Minute, WorkloadTTL: 24 * time.Hour, OperatorTTL: 30 * 24 * time.Hour,
 		GrantLife: 24 * time.Hour, PendingGrant: 15 * time.Minute, JoinToken: 10 * time.Minute,
 		AttestationAge: 30 * 24 * time.Hour,
-		MaxDepth:       8, Enrollment: time.Minute, TaskAgents: 10_000, Rekeys: 512, Heartbeat: 5 * time.Second, MalformedBurst: 20,
+		MaxDepth:       8, Enrollment: time.Minute, TaskAgents: 10_000, Rekeys: 512, Heartbeat: 5 * time.Second, Quotas: quota.Default(), MalformedBurst: 20,
 	}
 }
 
@@ -149,6 +151,7 @@ type Service struct {
 	turns     turns
 	slots     *slots
 	policy    *policyTurn
+	quotas    *quota.Quotas
 	tokens    [32]byte // keys the tokens that this process makes
 
 	challengeKey [32]byte // seals challenges to TPMs
@@ -170,6 +173,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		turns:     turns{busy: make(map[string]chan struct{})},
 		slots:     newSlots(cfg.Log, cfg.Limits.TaskAgents),
 		policy:    newPolicyTurn(),
+		quotas:    quota.New(cfg.Limits.Quotas),
 	}
 	var err error
 	if s.tokens, err = s.secret(); err != nil {
@@ -187,6 +191,9 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 }
 
 func (c Config) check() error {
+	if err := c.Limits.Quotas.Check(); err != nil {
+		return fmt.Errorf("delegation: %w", err)
+	}
 	if c.Origin == "" || c.Trust == nil {
 		return errors.New("delegation: origin and trust bundle are required")
 	}

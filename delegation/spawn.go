@@ -71,6 +71,9 @@ func uuidOrNone(id string) string {
 }
 
 func (s *Service) spawn(ctx context.Context, by Caller, q SpawnRequest, from func(Caller, SpawnRequest) (lineage, error)) (Spawned, error) {
+	if err := s.takeCaller(ctx, by); err != nil {
+		return Spawned{}, err
+	}
 	if _, err := chain.ParseUUID(q.SpawnID); err != nil {
 		return Spawned{}, refuse(Invalid, "bad_spawn_id", "spawn_id", "a lower-case UUIDv7 that the caller chooses")
 	}
@@ -97,6 +100,9 @@ func (s *Service) spawn(ctx context.Context, by Caller, q SpawnRequest, from fun
 	}
 	l, err := from(by, q)
 	if err != nil {
+		return Spawned{}, err
+	}
+	if err := s.takeTask(ctx, by, l); err != nil {
 		return Spawned{}, err
 	}
 	return s.spawnNew(ctx, by, q, l)

@@ -18,6 +18,9 @@ func (s *Service) OpenTask(ctx context.Context, by Caller, q TaskRequest) (Task,
 }
 
 func (s *Service) openTask(ctx context.Context, by Caller, q TaskRequest) (Task, error) {
+	if err := s.takeCaller(ctx, by); err != nil {
+		return Task{}, err
+	}
 	if ref, ok, err := s.replayed(by, q.Idempotency); err != nil || ok {
 		if err != nil {
 			return Task{}, err

@@ -45,7 +45,7 @@ var table = []row{
 	{pattern: "ca/lint", pure: true},
 	{pattern: "ca/ceremony", imports: []string{"ca", "ca/lint", "internal/durable"}},
 
-	{pattern: "api", imports: []string{"api/v1", "api/extauthz", "delegation", "delegation/chain", "delegation/event", "policy", "policy/review"}, never: []string{opa}},
+	{pattern: "api", imports: []string{"api/v1", "api/extauthz", "delegation", "delegation/chain", "delegation/event", "delegation/quota", "policy", "policy/review"}, never: []string{opa}},
 	{pattern: "api/extauthz", imports: []string{"delegation/chain"}, never: noServer, noCgo: true},
 	{pattern: "api/v1"},
 
@@ -63,9 +63,10 @@ var table = []row{
 	{pattern: "firmware-notes"},
 	{pattern: "softhsm-test", imports: append([]string{"internal/...", "client", "api/v1"}, everything...)},
 
-	{pattern: "delegation", imports: []string{"audit/record", "policy", "delegation/chain", "delegation/event", "delegation/workload"}, never: []string{opa, echo}},
+	{pattern: "delegation", imports: []string{"audit/record", "policy", "delegation/chain", "delegation/event", "delegation/quota", "delegation/workload"}, never: []string{opa, echo}},
 	{pattern: "delegation/chain", pure: true},
 	{pattern: "delegation/event", imports: []string{"delegation/chain"}, pure: true},
+	{pattern: "delegation/quota", pure: true},
 	{pattern: "delegation/workload", pure: true},
 	{pattern: "delegation/evidence", imports: []string{"delegation/chain"}, pure: true},
 	{pattern: "delegation/consent", imports: []string{"delegation/chain", "delegation/evidence"}, never: []string{opa, echo}},
