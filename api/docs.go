@@ -93,6 +93,7 @@ func codes() []code {
 		{codeInputErased, http.StatusConflict, "what policy was asked is erased"},
 		{codeReviewBusy, http.StatusServiceUnavailable, "another review of policy is under way"},
 		{codeNotSealed, http.StatusConflict, "nothing signed or sealed covers that yet; ask with `wait=sealed`"},
+		{codeRateLimited, http.StatusTooManyRequests, "a quota is used up, and nothing was done: `quota` says which, `Retry-After` and `retry_after` when to come again"},
 		{codeOverloaded, http.StatusServiceUnavailable, "too many requests at a time; `Retry-After` says when"},
 		{"timeout", http.StatusServiceUnavailable, "it took too long"},
 		{codeInternal, http.StatusInternalServerError, "a fault of the appliance; nothing is said about it here"},

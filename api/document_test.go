@@ -159,6 +159,10 @@ const docsTail = `
 - **Retries**: ` + "`Idempotency-Key`" + ` (1 to 255 printable ASCII characters) ties a request to its first attempt for 24 hours; the same key
   with another path or body is ` + "`idempotency_key_reused`" + `. A spawn is retried with the same ` + "`spawn_id`" + ` and gives the same certificate; its
   answer then has no ` + "`audit_receipt`" + `.
+- **Quotas**: requests count for whom they are for. Of an orchestrator: what it asks for, retries too. Of a task and its user: each agent asked
+  for, and whatever an agent of the task asks for. Of a service: its questions. Each item of a batch counts. Too many are ` + "`rate_limited`" + `; nothing was done
+  then, and the same request can be sent again. ` + "`RateLimit-Policy`" + ` and ` + "`RateLimit`" + ` (draft-ietf-httpapi-ratelimit-headers-11: ` + "`\"task\";r=9;t=1`" + `)
+  tell the tightest quota of the caller's own; a user's shows only where it refuses. Revoking and completing is never refused for a quota.
 - **Paging**: ` + "`limit`" + ` (1 to 1000, 100 by default) and ` + "`cursor`" + `, the ` + "`next_cursor`" + ` of the page before.
 - **Receipts**: ` + "`audit_receipt.receipt_url`" + ` is readable by those whom the entry names and by staff; only auditors see the payload
   in it. Until the next seal a receipt proves the entry to the signed checkpoint alone, or is ` + "`not_sealed`" + `; with ` + "`?wait=sealed`" + ` it waits.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"net/http"
 	"reflect"
 	"strconv"
 	"strings"
@@ -137,7 +138,28 @@ func (d *describer) responses(r *route) (object, error) {
 		ok = object{"description": "received"}
 		refusal = object{"description": "refused", "content": object{mediaJSON: object{"schema": ref}}}
 	}
-	return object{strconv.Itoa(r.status): ok, "default": refusal}, nil
+	out := object{strconv.Itoa(r.status): ok, "default": refusal}
+	if r.limited {
+		ok["headers"] = quotaHeaders()
+		out[strconv.Itoa(http.StatusTooManyRequests)] = limited(refusal)
+	}
+	return out, nil
+}
+
+// quotaHeaders are those of answers for which a quota was looked at.
+func quotaHeaders() object {
+	text := object{"type": "string"}
+	return object{
+		"RateLimit-Policy": object{"description": "The tightest quota that this request counted for, as draft-ietf-httpapi-ratelimit-headers-11 has it.", "schema": text},
+		"RateLimit":        object{"description": "What is left of it.", "schema": text},
+	}
+}
+
+// limited is a refusal because of a quota.
+func limited(refusal object) object {
+	headers := quotaHeaders()
+	headers["Retry-After"] = object{"description": "Seconds to wait.", "schema": object{"type": "integer"}}
+	return object{"description": "a quota is used up, and nothing was done", "content": refusal["content"], "headers": headers}
 }
 
 // schema registers a type and refers to it.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"strconv"
 
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/delegation"
@@ -48,6 +49,7 @@ const (
 	codeInputErased         = "input_erased"
 	codeReviewBusy          = "review_busy"
 	codeNotSealed           = "not_sealed"
+	codeRateLimited         = "rate_limited"
 	codeOverloaded          = "overloaded"
 	codeInternal            = "internal"
 )
@@ -101,11 +103,14 @@ func accessStatus(status int) int {
 }
 
 // retryAfter is what a caller is told to wait, in seconds; "" when waiting does not help.
-func retryAfter(status int, code string) string {
+func retryAfter(e *delegation.Error, status int) string {
+	if x := exceeded(e); x != nil {
+		return strconv.Itoa(x.Next)
+	}
 	switch {
-	case status == http.StatusTooManyRequests, code == codeNotSealed, code == "idempotency_race":
+	case status == http.StatusTooManyRequests, e.Code == codeNotSealed, e.Code == "idempotency_race":
 		return "1"
-	case code == codeOverloaded:
+	case e.Code == codeOverloaded:
 		return "1"
 	case status == http.StatusServiceUnavailable:
 		return "5"
@@ -124,6 +129,9 @@ func problemOf(e *delegation.Error) v1.Problem {
 		return p
 	}
 	p.Detail, p.Field, p.Checks = e.Detail, e.Field, wireChecks(e.Checks)
+	if x := exceeded(e); x != nil {
+		p.Quota, p.RetryAfter = string(x.Name), x.Next
+	}
 	return p
 }
 

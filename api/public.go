@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	v1 "github.com/signet-pki/signet/api/v1"
+	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
@@ -149,7 +150,7 @@ func (s *Server) ready(c *call) (reply, error) {
 			out.Conditions = append(out.Conditions, v1.Condition{Name: k.Name, OK: k.OK, Severity: k.Severity.String(), Reason: k.Reason})
 		}
 	}
-	if after := retryAfter(status, ""); after != "" {
+	if after := retryAfter(&delegation.Error{}, status); after != "" {
 		c.echo.Response().Header().Set("Retry-After", after)
 	}
 	return reply{status: status, body: out}, nil

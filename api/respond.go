@@ -86,6 +86,9 @@ func (s *Server) header(c *call, h http.Header, media, cache string) {
 	default:
 		h.Set("Content-Type", media)
 	}
+	if c.meter != nil {
+		rateLimit(c.meter, h)
+	}
 	if c.route.access {
 		echoRequestID(c.echo, h)
 	}
@@ -101,7 +104,7 @@ func echoRequestID(ec echo.Context, h http.Header) {
 // writeProblem sends a refusal: a problem, or on /access/* a string as AuthZEN has it.
 func (s *Server) writeProblem(c *call, e *delegation.Error, status int) {
 	h := c.echo.Response().Header()
-	if after := retryAfter(status, e.Code); after != "" {
+	if after := retryAfter(e, status); after != "" {
 		h.Set("Retry-After", after)
 	}
 	if status == http.StatusUnauthorized {

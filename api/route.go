@@ -23,6 +23,7 @@ type route struct {
 	params   []param
 
 	idempotent bool   // honours Idempotency-Key
+	limited    bool   // counts for quotas
 	access     bool   // AuthZEN's habits instead of ours
 	setPush    bool   // RFC 8935's habits instead of ours
 	grpc       bool   // gRPC's habits instead of ours
@@ -101,6 +102,7 @@ func (r route) with(change func(*route)) route {
 
 func (r route) query(params ...param) route { r.params = params; return r }
 func (r route) retriable() route            { r.idempotent = true; return r }
+func (r route) counted() route              { r.limited = true; return r }
 
 // echoPath is the path as Echo's router wants it.
 func (r route) echoPath() string {

@@ -15,6 +15,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/signet-pki/signet/delegation"
+	"github.com/signet-pki/signet/delegation/quota"
 )
 
 // call is one request on its way.
@@ -25,6 +26,7 @@ type call struct {
 	by    delegation.Caller // zero where the route needs none
 	query url.Values
 	idem  delegation.Idempotency
+	meter *quota.Meter // nil where no quota counts
 }
 
 func (c *call) param(name string) string { return c.echo.Param(name) }
@@ -74,6 +76,9 @@ func (s *Server) answer(c *call) {
 		ctx, cancel := context.WithTimeout(c.ctx, s.cfg.Limits.Request)
 		defer cancel()
 		c.ctx = ctx
+	}
+	if c.route.limited {
+		c.ctx, c.meter = quota.Watch(c.ctx)
 	}
 	rep, err := s.run(c)
 	if err == nil {
@@ -221,7 +226,7 @@ func (s *Server) classify(c *call, err error) *delegation.Error {
 // faults of ours are not the caller's doing.
 func (s *Server) recorded(c *call, e *delegation.Error, status int) bool {
 	switch {
-	case e.AuditIndex != nil || status >= http.StatusInternalServerError:
+	case e.AuditIndex != nil || e.Counted || status >= http.StatusInternalServerError:
 		return false
 	case s.scenario != nil:
 		return false // the conformance profile has no log

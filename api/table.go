@@ -40,7 +40,7 @@ func identityRoutes() []route {
 func workRoutes() []route {
 	return []route{
 		take("requestGrant", "/v1/grants", orchestrator, http.StatusCreated,
-			"Ask a user for consent; the user goes to consent_url", (*Server).requestGrant).retriable(),
+			"Ask a user for consent; the user goes to consent_url", (*Server).requestGrant).retriable().counted(),
 		give("readGrant", http.MethodGet, "/v1/grants/{id}", orchestrator|staff,
 			"Where a grant stands", (*Server).readGrant).with(func(r *route) { r.own = "orchestrators: their own" }),
 		bytesOf("readGrantDocument", http.MethodGet, "/v1/grants/{id}/document", orchestrator|staff, mediaJSON,
@@ -51,25 +51,25 @@ func workRoutes() []route {
 			"Consent by a user's signature under the grant, which is the only proof (consent type jws)", (*Server).signGrant),
 		take("exchangeToken", "/v1/grants/{id}/token", orchestrator, http.StatusOK,
 			"Consent by a user's token, RFC 8693's subject_token (consent type token_exchange, the weakest)", (*Server).exchangeToken).
-			with(func(r *route) { r.own = "their own" }),
+			with(func(r *route) { r.own = "their own" }).counted(),
 		take("openTask", "/v1/tasks", orchestrator, http.StatusCreated,
-			"Open the task of a grant", (*Server).openTask).retriable(),
+			"Open the task of a grant", (*Server).openTask).retriable().counted(),
 		give("readTask", http.MethodGet, "/v1/tasks/{id}", orchestrator|staff,
 			"Where a task stands", (*Server).readTask).with(func(r *route) { r.own = "orchestrators: their own" }),
 		give("completeTask", http.MethodPost, "/v1/tasks/{id}/complete", orchestrator,
 			"Complete a task, which revokes its agents", (*Server).completeTask).with(func(r *route) { r.own = "their own" }),
 		take("spawnAgent", "/v1/agents", orchestrator, http.StatusCreated,
-			"Spawn an agent and get its certificate, or a token for it", (*Server).spawn).retriable(),
+			"Spawn an agent and get its certificate, or a token for it", (*Server).spawn).retriable().counted(),
 		take("spawnAgents", "/v1/agents:batch", orchestrator, http.StatusOK,
 			"Spawn up to 128 agents, each with its own result", (*Server).spawnBatch).
-			with(func(r *route) { r.pattern, r.maxBody = `/v1/agents\:batch`, maxBatchBody }),
+			with(func(r *route) { r.pattern, r.maxBody = `/v1/agents\:batch`, maxBatchBody }).counted(),
 		take("certifyAgent", "/v1/agents/{id}/certificate", anyone, http.StatusCreated,
 			"Redeem an enrolment token, which needs no certificate; or replace the key of the calling agent", (*Server).certifyAgent).
-			with(func(r *route) { r.own = "with a token: who knows it; without: agents, for themselves" }),
+			with(func(r *route) { r.own = "with a token: who knows it; without: agents, for themselves" }).counted(),
 		take("delegateAgent", "/v1/agents/{id}/delegations", agent, http.StatusCreated,
-			"Spawn a sub-agent of the calling agent, likewise", (*Server).delegate).retriable(),
+			"Spawn a sub-agent of the calling agent, likewise", (*Server).delegate).retriable().counted(),
 		take("issueToken", "/v1/tokens", agent, http.StatusCreated,
-			"Get an access token for one service, bound to the connection's certificate", (*Server).issueToken),
+			"Get an access token for one service, bound to the connection's certificate", (*Server).issueToken).counted(),
 		give("readAgentChain", http.MethodGet, "/v1/agents/{id}/chain", known,
 			"What an agent's identity stands on", (*Server).agentChain).
 			with(func(r *route) { r.own = "orchestrators: of their own; agents: themselves" }),
@@ -83,21 +83,21 @@ func accessRoutes() []route {
 			"Check a certificate chain, each check by itself; nothing is decided or recorded", (*Server).verify),
 		take("evaluate", "/access/v1/evaluation", service|agent, http.StatusOK,
 			"AuthZEN 1.0 access evaluation: may this agent do that?", (*Server).evaluate).with(authzen).
-			with(func(r *route) { r.own = "agents: about themselves" }),
+			with(func(r *route) { r.own = "agents: about themselves" }).counted(),
 		take("evaluateAll", "/access/v1/evaluations", service|agent, http.StatusOK,
 			"AuthZEN 1.0 access evaluations: up to 100 decisions, each with its own answer", (*Server).evaluateAll).with(authzen).
 			with(func(r *route) {
 				r.request, r.reads = reflect.TypeFor[v1.EvaluationsRequest](), reflect.TypeFor[evaluationsBody]()
 				r.maxBody, r.own = maxEvaluationsBody, "agents: about themselves"
-			}),
+			}).counted(),
 		metadataRoute("readAccessConfiguration", wellKnown),
 		metadataRoute("readAccessMetadataAt", wellKnown+"/{path}").with(func(r *route) {
 			r.pattern, r.own = wellKnown+"/*", "where the public URL has that path, and only there"
 		}),
 		bytesOf("checkEnvoy", http.MethodPost, extauthz.Path, service, extauthz.Media,
 			"Envoy's external authorization (gRPC): may the agent that this Envoy holds a connection with do that?", (*Server).checkEnvoy).
-			with(func(r *route) { r.grpc, r.maxBody = true, maxCheck }),
-		opaRoute(),
+			with(func(r *route) { r.grpc, r.maxBody = true, maxCheck }).counted(),
+		opaRoute().counted(),
 		take("revoke", "/v1/revocations", orchestrator|operator|officer, http.StatusCreated,
 			"Revoke a certificate, agent, subtree, task, grant, user or orchestrator, and all below it", (*Server).revoke).retriable().
 			with(func(r *route) { r.own = "orchestrators: their own agents, tasks and grants" }),

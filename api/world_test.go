@@ -26,6 +26,7 @@ import (
 	"github.com/signet-pki/signet/ca/lint"
 	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/chain"
+	"github.com/signet-pki/signet/delegation/quota"
 )
 
 const (
@@ -52,6 +53,7 @@ type world struct {
 	trust  Trust
 	schema *contract
 	logged *lockedBuffer
+	quotas *quota.Limits // nil: as in a fresh appliance
 }
 
 // lockedBuffer is a log that is read while it is written.
@@ -120,6 +122,9 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 	must(t, err)
 	limits := delegation.DefaultLimits()
 	limits.MalformedBurst = 10_000
+	if w.quotas != nil {
+		limits.Quotas = *w.quotas
+	}
 	w.domain, err = delegation.New(t.Context(), delegation.Config{
 		Origin: testDomain + "/log", Trust: trust, Log: w.log, Certifier: c, Statements: statements{keys["jwt"]}, Policy: permit{},
 		Resources: resources,

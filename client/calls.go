@@ -92,12 +92,12 @@ func (c *Client) CompleteTask(ctx context.Context, id string, o ...Option) (v1.T
 
 // Spawn gives an agent its identity. A retry with the same SpawnID gives the same certificate.
 func (c *Client) Spawn(ctx context.Context, q v1.SpawnRequest, o ...Option) (v1.Spawned, error) {
-	return post[v1.Spawned](ctx, c, "/v1/agents", q, o)
+	return post[v1.Spawned](ctx, c, "/v1/agents", q, repeatable(o))
 }
 
 // Delegate gives a sub-agent its identity, asked for by its parent.
 func (c *Client) Delegate(ctx context.Context, parent string, q v1.SpawnRequest, o ...Option) (v1.Spawned, error) {
-	return post[v1.Spawned](ctx, c, "/v1/agents/"+url.PathEscape(parent)+"/delegations", q, o)
+	return post[v1.Spawned](ctx, c, "/v1/agents/"+url.PathEscape(parent)+"/delegations", q, repeatable(o))
 }
 
 // AccessToken gives the calling agent a token for one service, bound to the certificate of this connection.
@@ -106,6 +106,7 @@ func (c *Client) AccessToken(ctx context.Context, q v1.TokenRequest) (v1.Token, 
 }
 
 // SpawnBatch asks for up to v1.MaxSpawnBatch agents. The error is about the batch; each spawn has its own result, in order.
+// One that is rate_limited can be sent again.
 func (c *Client) SpawnBatch(ctx context.Context, q []v1.SpawnRequest, o ...Option) ([]v1.SpawnResult, error) {
 	out, err := post[v1.SpawnBatchResults](ctx, c, "/v1/agents:batch", v1.SpawnBatch{Spawns: q}, o)
 	if err == nil && len(out.Results) != len(q) {
@@ -117,12 +118,12 @@ func (c *Client) SpawnBatch(ctx context.Context, q []v1.SpawnRequest, o ...Optio
 // Enroll redeems an agent's token. It needs no certificate. A retry with the same key gets the same certificate; the
 // token in another's hands ends the agent.
 func (c *Client) Enroll(ctx context.Context, agent, token, csr string, o ...Option) (v1.Spawned, error) {
-	return post[v1.Spawned](ctx, c, agentCertificate(agent), v1.AgentCertificateRequest{CSR: csr, EnrollmentToken: token}, o)
+	return post[v1.Spawned](ctx, c, agentCertificate(agent), v1.AgentCertificateRequest{CSR: csr, EnrollmentToken: token}, repeatable(o))
 }
 
 // Rekey gives the connected agent a certificate for its next key. SignRekey makes the link.
 func (c *Client) Rekey(ctx context.Context, agent, link, csr string, o ...Option) (v1.Spawned, error) {
-	return post[v1.Spawned](ctx, c, agentCertificate(agent), v1.AgentCertificateRequest{CSR: csr, Link: link}, o)
+	return post[v1.Spawned](ctx, c, agentCertificate(agent), v1.AgentCertificateRequest{CSR: csr, Link: link}, repeatable(o))
 }
 
 func agentCertificate(agent string) string {
@@ -141,7 +142,7 @@ func (c *Client) Verify(ctx context.Context, q v1.VerifyRequest) (v1.VerifyRepor
 
 // Evaluate asks for one access decision (AuthZEN 1.0). A denial is no error.
 func (c *Client) Evaluate(ctx context.Context, q v1.EvaluationRequest) (v1.EvaluationResponse, error) {
-	return post[v1.EvaluationResponse](ctx, c, "/access/v1/evaluation", q, nil)
+	return post[v1.EvaluationResponse](ctx, c, "/access/v1/evaluation", q, repeatable(nil))
 }
 
 // EvaluateAll asks for several access decisions at once (AuthZEN 1.0, Access Evaluations).

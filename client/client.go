@@ -2,7 +2,8 @@
 //
 // A Client authenticates as whoever holds its certificate: an operator, an orchestrator, an agent or a service. It
 // trusts one set of roots and no other, speaks TLS 1.3, and bounds what it reads. Refusals of the appliance come back
-// as *Problem. A Client is safe for concurrent use.
+// as *Problem. Where a quota refuses a request that may be repeated, the Client waits as long as it is told to and asks
+// again, while the request's time lasts. A Client is safe for concurrent use.
 package client
 
 import (
@@ -131,24 +132,24 @@ func decode[T any](c *Client, req *http.Request) (T, error) {
 	return out, nil
 }
 
-// send gives the body of a 2xx answer.
-func (c *Client) send(req *http.Request) ([]byte, error) {
+// try gives the body of a 2xx answer, or how long the appliance wants its caller to wait before the next attempt.
+func (c *Client) try(req *http.Request) (body []byte, pause time.Duration, err error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
+		return nil, 0, fmt.Errorf("client: %w", err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return nil, fmt.Errorf("client: %s %s: %w", req.Method, req.URL.Path, err)
+		return nil, 0, fmt.Errorf("client: %s %s: %w", req.Method, req.URL.Path, err)
 	}
 	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("client: %s %s: answer of more than %d bytes", req.Method, req.URL.Path, maxAnswer)
+		return nil, 0, fmt.Errorf("client: %s %s: answer of more than %d bytes", req.Method, req.URL.Path, maxAnswer)
 	}
 	if resp.StatusCode/100 == 2 {
-		return body, nil
+		return body, 0, nil
 	}
-	return nil, refusal(req, resp, body)
+	return nil, pauseOf(resp), refusal(req, resp, body)
 }
 
 // refusal reads a problem, or the text "code (field): detail" that AuthZEN's endpoints answer with; an answer that is neither

@@ -216,7 +216,9 @@ func TestRetriesUnderQuotas(t *testing.T) {
 	r.quotas(func(l *quota.Limits) {
 		l.Task, l.User, l.Orchestrator = quota.Limit{Rate: 1, Burst: 1}, quota.Limit{Rate: 1, Burst: 1}, quota.Limit{Rate: 1, Burst: 6}
 	})
-	spawn := func(q delegation.SpawnRequest) (delegation.Spawned, error) { return r.s.Spawn(t.Context(), r.auth(lab), q) }
+	spawn := func(q delegation.SpawnRequest) (delegation.Spawned, error) {
+		return r.s.Spawn(t.Context(), r.auth(lab), q)
+	}
 	before := r.log.count(record.TypeIssue)
 	q, late := r.request(task, newKey(t)), r.request(task, newKey(t))
 	late.Idempotency = delegation.Idempotency{Key: "k", Hash: [32]byte{1}}
@@ -303,7 +305,9 @@ func TestConcurrentSpawnsUnderQuotas(t *testing.T) {
 	lab := r.orchestrator("lab")
 	tasks := []delegation.Task{r.task(lab), r.task(lab)}
 	before := r.log.count(record.TypeIssue)
-	r.quotas(func(l *quota.Limits) { l.User, l.Task = quota.Limit{Rate: 1, Burst: 12}, quota.Limit{Rate: 1, Burst: 10} })
+	r.quotas(func(l *quota.Limits) {
+		l.User, l.Task = quota.Limit{Rate: 1, Burst: 12}, quota.Limit{Rate: 1, Burst: 10}
+	})
 	by := r.auth(lab)
 	var all sync.WaitGroup
 	for i := range 32 {

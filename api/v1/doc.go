@@ -20,6 +20,9 @@ type Problem struct {
 	Field   string           `json:"field,omitempty"`    // the path of the refused member, such as scope[3]
 	Checks  map[string]Check `json:"checks,omitempty"`   // of a refused certificate chain
 	AuditID *uint64          `json:"audit_id,omitempty"` // index of the entry that records the refusal
+	// Quota and RetryAfter are of code rate_limited: task, user, orchestrator or service, and the seconds to wait.
+	Quota      string `json:"quota,omitempty"`
+	RetryAfter int    `json:"retry_after,omitempty"`
 }
 
 // Check is the result of one check of a certificate chain.

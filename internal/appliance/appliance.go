@@ -140,6 +140,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 		return nil, err
 	}
 	limits := a.cfg.Limits.domain()
+	limits.Quotas = a.cfg.Quotas.limits()
 	limits.OperatorTTL, limits.Heartbeat = operatorTTL, a.cfg.Revocation.Heartbeat
 	return delegation.New(ctx, delegation.Config{
 		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: &engine.active, Bundles: engine, Resources: resources,

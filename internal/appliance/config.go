@@ -52,6 +52,7 @@ type Config struct {
 	IdentityProviders []IdentityProvider `yaml:"identity_providers"`
 	Audit             Audit              `yaml:"audit"`
 	Limits            Limits             `yaml:"limits"`
+	Quotas            Quotas             `yaml:"quotas"`
 	Revocation        Revocation         `yaml:"revocation"`
 	// Resources are what decisions may be asked about, as the scopes that they require: type:action:id, or type:action:*.
 	Resources []string `yaml:"resources"`
@@ -299,6 +300,7 @@ func (c *Config) check() error {
 	p.unless(within(c.Limits.AttestationAge, time.Minute, 365*24*time.Hour), "limits.attestation_age", "1m to 8760h")
 	p.unless(c.Limits.Memory >= 256<<20, "limits.memory", "at least 256 MiB")
 	p.unless(c.Limits.Concurrency > 0, "limits.concurrency", "at least 1")
+	c.Quotas.check(&p)
 	c.Attestation.check(&p)
 	c.Policy.check(&p)
 	if c.Conformance != nil {

@@ -35,6 +35,7 @@ func config(dir, addr string, d *devkit.Devices) (appliance.Config, error) {
 	token := func(label string) appliance.Token {
 		return appliance.Token{Module: d.Module(), Label: label, PINFile: devkit.PINFile(devicesDir(dir), label)}
 	}
+	load := appliance.Quota{Rate: 50_000, Burst: 500_000} // load tests are of one orchestrator, one user and one service
 	c := appliance.Config{
 		TrustDomain: trustDomain, Origin: trustDomain + "/log", Dir: dir, Listen: addr, PublicURL: url,
 		Names:       appliance.Names{DNS: []string{"localhost"}, IPs: []string{"127.0.0.1", "::1"}},
@@ -43,6 +44,7 @@ func config(dir, addr string, d *devkit.Devices) (appliance.Config, error) {
 		TPM:         appliance.TPM{Path: d.TPMPath()},
 		Audit:       appliance.Audit{SealInterval: time.Second, Heartbeat: 20 * time.Second, MaxSealAge: 2 * time.Minute, MinFree: 128 << 20},
 		Limits:      appliance.Limits{TaskAgents: 1_000_000}, // load tests use one task
+		Quotas:      appliance.Quotas{Task: &load, User: &load, Orchestrator: &load, Service: &load},
 		IdentityProviders: []appliance.IdentityProvider{
 			{Name: "dev", Issuer: url + "/idp", ClientID: "signet-consent", CAFile: "pki/root.pem"},
 		},
