@@ -18,6 +18,7 @@ type policyCommands struct {
 	List    listBundlesCommand `cmd:"" help:"List the active bundle and the candidates."`
 	Show    showBundleCommand  `cmd:"" help:"Show a candidate, or the active bundle by its name."`
 	Approve approveCommand     `cmd:"" help:"Approve exactly this digest. The second person's approval makes the bundle active."`
+	Test    testBundleCommand  `cmd:"" help:"Compile a candidate again and run its own tests, on the appliance. Exit status 1 if one fails."`
 	Explain explainCommand     `cmd:"" help:"Tell how policy comes to an answer about a recorded decision or an input. Exit status 1 if it denies."`
 	Replay  replayCommand      `cmd:"" help:"Tell which recorded answers a bundle would give otherwise. Exit status 1 if there are any."`
 }
@@ -60,6 +61,45 @@ type showBundleCommand struct {
 
 func (q showBundleCommand) Run(ctx context.Context, s *session) error {
 	return s.bundle(func(c *client.Client) (v1.PolicyBundle, error) { return c.PolicyBundle(ctx, q.Name) })
+}
+
+type testBundleCommand struct {
+	Name string `arg:"" help:"The candidate's name."`
+}
+
+// Help shows an example.
+func (testBundleCommand) Help() string {
+	return `The appliance does it, with the functions, bounds and time that decisions have.
+
+Example:
+  signet policy test hospital`
+}
+
+func (q testBundleCommand) Run(ctx context.Context, s *session) error {
+	c, _, err := s.connectIdentified()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	out, err := c.TestPolicyBundle(ctx, q.Name)
+	if err != nil {
+		return err
+	}
+	rows := []row{{"digest", out.Digest}}
+	for _, t := range out.Tests {
+		outcome := "passed"
+		if !t.Passed {
+			outcome = strings.TrimSpace("FAILED " + t.Detail)
+		}
+		rows = append(rows, row{t.Name, outcome})
+	}
+	if err := s.print(out, rows...); err != nil {
+		return err
+	}
+	if !out.Passed {
+		return errRefused
+	}
+	return nil
 }
 
 type approveCommand struct {
