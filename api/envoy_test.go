@@ -57,8 +57,8 @@ func envoyEncoded(der []byte) string {
 	return strings.ReplaceAll(text, "+", "%20")
 }
 
-// question is what an Envoy asks about GET /patients on a route of type database.
-func question(leaf []byte, change ...func(*auth.AttributeContext)) *auth.CheckRequest {
+// envoyAsks is what an Envoy asks about GET /patients on a route of type database.
+func envoyAsks(leaf []byte, change ...func(*auth.AttributeContext)) *auth.CheckRequest {
 	a := &auth.AttributeContext{
 		Source: &auth.AttributeContext_Peer{
 			Address:     &core.Address{Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{Address: "192.0.2.1"}}},
@@ -108,11 +108,11 @@ func TestEnvoyAllowed(t *testing.T) {
 	p, conn := w.as(agent), w.envoy(w.as(service))
 	leaf := p.cert.Certificate[0]
 	for name, q := range map[string]*auth.CheckRequest{
-		"path and method":  question(leaf),
-		"head":             question(leaf, func(a *auth.AttributeContext) { a.Request.Http.Method = "HEAD" }),
-		"older encoding":   question(leaf, certificateText(strings.NewReplacer("\n", "%0A", " ", "%20", "+", "%2B", "/", "%2F", "=", "%3D").Replace(pemChain([][]byte{leaf})[0]))),
-		"by the route":     question(leaf, path("/a//..?x=%2e"), extension("resource_id", "patients"), extension("action", "read"), func(a *auth.AttributeContext) { a.Request.Http.Method = "POST" }),
-		"nothing but path": question(leaf, extension("action", "read"), func(a *auth.AttributeContext) { a.Request.Http.Method = "BREW" }),
+		"path and method":  envoyAsks(leaf),
+		"head":             envoyAsks(leaf, func(a *auth.AttributeContext) { a.Request.Http.Method = "HEAD" }),
+		"older encoding":   envoyAsks(leaf, certificateText(strings.NewReplacer("\n", "%0A", " ", "%20", "+", "%2B", "/", "%2F", "=", "%3D").Replace(pemChain([][]byte{leaf})[0]))),
+		"by the route":     envoyAsks(leaf, path("/a//..?x=%2e"), extension("resource_id", "patients"), extension("action", "read"), func(a *auth.AttributeContext) { a.Request.Http.Method = "POST" }),
+		"nothing but path": envoyAsks(leaf, extension("action", "read"), func(a *auth.AttributeContext) { a.Request.Http.Method = "BREW" }),
 	} {
 		a := w.ask(conn, q)
 		headers := map[string]string{}
@@ -147,17 +147,17 @@ func TestEnvoyDenied(t *testing.T) {
 		q      *auth.CheckRequest
 		reason string
 	}{
-		"scope":           {question(leaf, path("/billing")), "scope_not_covered"},
-		"resource":        {question(leaf, path("/other")), "resource_unknown"},
-		"type":            {question(leaf, extension("resource_type", "fhir")), "resource_unknown"},
-		"wildcard":        {question(leaf, extension("resource_id", "*")), "resource_unknown"},
-		"case":            {question(leaf, path("/Patients")), "resource_unknown"},
-		"not ASCII":       {question(leaf, path("/pätients")), "resource_unknown"},
-		"action":          {question(leaf, func(a *auth.AttributeContext) { a.Request.Http.Method = "DELETE" }), "resource_unknown"},
-		"another CA":      {question(stranger), "san_missing"},
-		"the Envoy's own": {question(w.as(service).cert.Certificate[0]), "extension_missing"},
-		"an orchestrator": {question(w.as(orchestrator).cert.Certificate[0]), "extension_missing"},
-		"the issuing CA":  {question(p.cert.Certificate[1]), "san_missing"},
+		"scope":           {envoyAsks(leaf, path("/billing")), "scope_not_covered"},
+		"resource":        {envoyAsks(leaf, path("/other")), "resource_unknown"},
+		"type":            {envoyAsks(leaf, extension("resource_type", "fhir")), "resource_unknown"},
+		"wildcard":        {envoyAsks(leaf, extension("resource_id", "*")), "resource_unknown"},
+		"case":            {envoyAsks(leaf, path("/Patients")), "resource_unknown"},
+		"not ASCII":       {envoyAsks(leaf, path("/pätients")), "resource_unknown"},
+		"action":          {envoyAsks(leaf, func(a *auth.AttributeContext) { a.Request.Http.Method = "DELETE" }), "resource_unknown"},
+		"another CA":      {envoyAsks(stranger), "san_missing"},
+		"the Envoy's own": {envoyAsks(w.as(service).cert.Certificate[0]), "extension_missing"},
+		"an orchestrator": {envoyAsks(w.as(orchestrator).cert.Certificate[0]), "extension_missing"},
+		"the issuing CA":  {envoyAsks(p.cert.Certificate[1]), "san_missing"},
 	} {
 		d := w.deniedWith(w.ask(conn, c.q), http.StatusForbidden, grpccodes.PermissionDenied)
 		if !slices.Contains(d.Reasons, c.reason) || d.DecisionID == "" {
@@ -168,12 +168,12 @@ func TestEnvoyDenied(t *testing.T) {
 		}
 	}
 	w.ready = errors.New("no seal")
-	if d := w.deniedWith(w.ask(conn, question(leaf)), http.StatusForbidden, grpccodes.PermissionDenied); !slices.Equal(d.Reasons, []string{"not_ready"}) {
+	if d := w.deniedWith(w.ask(conn, envoyAsks(leaf)), http.StatusForbidden, grpccodes.PermissionDenied); !slices.Equal(d.Reasons, []string{"not_ready"}) {
 		t.Errorf("not ready: %+v", d)
 	}
 	w.ready = nil
 	w.do(operator, "POST", "/v1/revocations", v1.RevocationRequest{Kind: "agent", ID: p.name})
-	if d := w.deniedWith(w.ask(conn, question(leaf)), http.StatusForbidden, grpccodes.PermissionDenied); !slices.Contains(d.Reasons, "agent_revoked") {
+	if d := w.deniedWith(w.ask(conn, envoyAsks(leaf)), http.StatusForbidden, grpccodes.PermissionDenied); !slices.Contains(d.Reasons, "agent_revoked") {
 		t.Errorf("revoked: %+v", d)
 	}
 }
@@ -191,34 +191,34 @@ func TestEnvoyUnaskable(t *testing.T) {
 	}
 	cases := map[string]bad{
 		"empty":          {&auth.CheckRequest{}, codeCertificateRequired, cert},
-		"no certificate": {question(leaf, certificateText("")), codeCertificateRequired, cert},
-		"principal alone": {question(leaf, func(a *auth.AttributeContext) {
+		"no certificate": {envoyAsks(leaf, certificateText("")), codeCertificateRequired, cert},
+		"principal alone": {envoyAsks(leaf, func(a *auth.AttributeContext) {
 			a.Source = &auth.AttributeContext_Peer{Principal: "spiffe://" + testDomain + "/agent/research/" + w.as(agent).name}
 		}), codeCertificateRequired, cert},
-		"forwarded header": {question(leaf, certificateText(""), func(a *auth.AttributeContext) {
+		"forwarded header": {envoyAsks(leaf, certificateText(""), func(a *auth.AttributeContext) {
 			a.Request.Http.Headers["x-forwarded-client-cert"] = `Cert="` + one + `"`
 		}), codeCertificateRequired, cert},
-		"two certificates":  {question(leaf, certificateText(one+one)), codeBadCertificate, cert},
-		"garbage":           {question(leaf, certificateText("garbage")), codeBadCertificate, cert},
-		"half":              {question(leaf, certificateText(one[:len(one)/2])), codeBadCertificate, cert},
-		"wrong encoding":    {question(leaf, certificateText("%zz"+one)), codeBadCertificate, cert},
-		"encoded twice":     {question(leaf, certificateText(url.PathEscape(one))), codeBadCertificate, cert},
-		"form encoding":     {question(leaf, certificateText(strings.ReplaceAll(one, "%20", "+"))), codeBadCertificate, cert},
-		"unknown route":     {question(leaf, func(a *auth.AttributeContext) { a.ContextExtensions = nil }), codeBadResource, ext + ".resource_type"},
-		"no type":           {question(leaf, extension("resource_type", ""), extension("resource_id", "patients")), codeBadResource, ext + ".resource_type"},
-		"empty id":          {question(leaf, extension("resource_id", "")), codeBadResource, ext + ".resource_id"},
-		"empty action":      {question(leaf, extension("action", "")), codeBadResource, ext + ".action"},
-		"mistyped":          {question(leaf, extension("resource-id", "billing")), codeBadResource, ext},
-		"unknown method":    {question(leaf, func(a *auth.AttributeContext) { a.Request.Http.Method = "get" }), codeBadResource, in + "method"},
-		"no HTTP":           {question(leaf, func(a *auth.AttributeContext) { a.Request = nil }), codeBadResource, in + "path"},
-		"query beside path": {question(leaf, func(a *auth.AttributeContext) { a.Request.Http.Query = "x=1" }), codeBadResource, in + "path"},
-		"long id":           {question(leaf, path("/"+strings.Repeat("a", 300))), "bad_request", "resource"},
+		"two certificates":  {envoyAsks(leaf, certificateText(one+one)), codeBadCertificate, cert},
+		"garbage":           {envoyAsks(leaf, certificateText("garbage")), codeBadCertificate, cert},
+		"half":              {envoyAsks(leaf, certificateText(one[:len(one)/2])), codeBadCertificate, cert},
+		"wrong encoding":    {envoyAsks(leaf, certificateText("%zz"+one)), codeBadCertificate, cert},
+		"encoded twice":     {envoyAsks(leaf, certificateText(url.PathEscape(one))), codeBadCertificate, cert},
+		"form encoding":     {envoyAsks(leaf, certificateText(strings.ReplaceAll(one, "%20", "+"))), codeBadCertificate, cert},
+		"unknown route":     {envoyAsks(leaf, func(a *auth.AttributeContext) { a.ContextExtensions = nil }), codeBadResource, ext + ".resource_type"},
+		"no type":           {envoyAsks(leaf, extension("resource_type", ""), extension("resource_id", "patients")), codeBadResource, ext + ".resource_type"},
+		"empty id":          {envoyAsks(leaf, extension("resource_id", "")), codeBadResource, ext + ".resource_id"},
+		"empty action":      {envoyAsks(leaf, extension("action", "")), codeBadResource, ext + ".action"},
+		"mistyped":          {envoyAsks(leaf, extension("resource-id", "billing")), codeBadResource, ext},
+		"unknown method":    {envoyAsks(leaf, func(a *auth.AttributeContext) { a.Request.Http.Method = "get" }), codeBadResource, in + "method"},
+		"no HTTP":           {envoyAsks(leaf, func(a *auth.AttributeContext) { a.Request = nil }), codeBadResource, in + "path"},
+		"query beside path": {envoyAsks(leaf, func(a *auth.AttributeContext) { a.Request.Http.Query = "x=1" }), codeBadResource, in + "path"},
+		"long id":           {envoyAsks(leaf, path("/"+strings.Repeat("a", 300))), "bad_request", "resource"},
 	}
 	for _, p := range []string{
 		"", "patients", "/", "//patients", "/patients/", "/./patients", "/x/../patients", "/..", "/%70atients", "/patients?x=1", "/patients?", "/patients#x",
 		"/patients;x=1", `/x\..\patients`, "/a:b", "/a/*", "*", "https://records/patients",
 	} {
-		cases["path "+p] = bad{question(leaf, path(p)), codeBadResource, in + "path"}
+		cases["path "+p] = bad{envoyAsks(leaf, path(p)), codeBadResource, in + "path"}
 	}
 	for name, c := range cases {
 		httpStatus, code := int32(http.StatusForbidden), grpccodes.PermissionDenied
@@ -242,28 +242,28 @@ func TestEnvoyRefused(t *testing.T) {
 	for r, want := range map[role]grpccodes.Code{
 		anyone: grpccodes.Unauthenticated, agent: grpccodes.PermissionDenied, orchestrator: grpccodes.PermissionDenied, operator: grpccodes.PermissionDenied, auditor: grpccodes.PermissionDenied,
 	} {
-		if _, err := auth.NewAuthorizationClient(w.envoy(w.as(r))).Check(t.Context(), question(leaf)); status.Code(err) != want {
+		if _, err := auth.NewAuthorizationClient(w.envoy(w.as(r))).Check(t.Context(), envoyAsks(leaf)); status.Code(err) != want {
 			t.Errorf("%s: %v, want %s", r, err, want)
 		}
 	}
 	conn := w.envoy(w.as(service))
-	huge := question(leaf, func(a *auth.AttributeContext) { a.Request.Http.Headers["x"] = strings.Repeat("x", 1<<20) })
+	huge := envoyAsks(leaf, func(a *auth.AttributeContext) { a.Request.Http.Headers["x"] = strings.Repeat("x", 1<<20) })
 	_, err := auth.NewAuthorizationClient(conn).Check(t.Context(), huge)
 	if status.Code(err) != grpccodes.ResourceExhausted || !strings.Contains(err.Error(), codeBodyTooLarge) {
 		t.Errorf("1 MB of headers: %v", err)
 	}
-	_, err = auth.NewAuthorizationClient(conn).Check(t.Context(), question(leaf), grpc.UseCompressor(gzip.Name))
+	_, err = auth.NewAuthorizationClient(conn).Check(t.Context(), envoyAsks(leaf), grpc.UseCompressor(gzip.Name))
 	if status.Code(err) != grpccodes.InvalidArgument || !strings.Contains(err.Error(), codeBadMessage) {
 		t.Errorf("compressed: %v", err)
 	}
 	var out auth.CheckResponse
-	if err := conn.Invoke(t.Context(), "/envoy.service.auth.v3.Authorization/Other", question(leaf), &out); status.Code(err) != grpccodes.Unimplemented {
+	if err := conn.Invoke(t.Context(), "/envoy.service.auth.v3.Authorization/Other", envoyAsks(leaf), &out); status.Code(err) != grpccodes.Unimplemented {
 		t.Errorf("another method: %v", err)
 	}
-	if err := twice(t.Context(), conn, question(leaf)); status.Code(err) != grpccodes.InvalidArgument || !strings.Contains(err.Error(), codeBadMessage) {
+	if err := twice(t.Context(), conn, envoyAsks(leaf)); status.Code(err) != grpccodes.InvalidArgument || !strings.Contains(err.Error(), codeBadMessage) {
 		t.Errorf("two messages: %v", err)
 	}
-	if a := w.ask(conn, question(leaf)); a.GetOkResponse() == nil {
+	if a := w.ask(conn, envoyAsks(leaf)); a.GetOkResponse() == nil {
 		t.Errorf("after all that: %v", a)
 	}
 }
@@ -317,7 +317,7 @@ func TestEnvoyFailsClosed(t *testing.T) {
 		want int32
 	}{{nil, http.StatusForbidden}, {errors.New("fault"), http.StatusInternalServerError}, {context.DeadlineExceeded, http.StatusServiceUnavailable}} {
 		w := newWorld(t, func(cfg *Config) { cfg.Domain = unrecorded{cfg.Domain, c.err} })
-		a := w.ask(w.envoy(w.as(service)), question(w.as(agent).cert.Certificate[0]))
+		a := w.ask(w.envoy(w.as(service)), envoyAsks(w.as(agent).cert.Certificate[0]))
 		if a.GetStatus().GetCode() != int32(grpccodes.PermissionDenied) || int32(a.GetDeniedResponse().GetStatus().GetCode()) != c.want {
 			t.Errorf("%v: %v", c.err, a)
 		}

@@ -142,7 +142,7 @@ func TestAccessTokenForms(t *testing.T) {
 		"own key in header":   {with(func(h map[jose.HeaderKey]any) { h["jku"] = "https://evil.example" }), CodeTokenMalformed},
 		"crit":                {with(func(h map[jose.HeaderKey]any) { h["crit"] = []string{"b64"} }), CodeTokenMalformed},
 		"kid twice":           {raw(`{"alg":"ES256","typ":"at+jwt","kid":"a","kid":"` + w.kid() + `"}`), CodeTokenMalformed},
-		"signature cut":       {good[:len(good)-4], CodeTokenMalformed},
+		"signature cut":       {good[:len(good)-1], CodeTokenMalformed},
 		"signature changed":   {parts[0] + "." + parts[1] + "." + strings.Repeat("A", len(parts[2])), CodeTokenSignature},
 		"payload changed":     {parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(strings.Replace(claims, "patients", "trials", 1))) + "." + parts[2], CodeTokenSignature},
 		"padding":             {parts[0] + "." + parts[1] + "==." + parts[2], CodeTokenMalformed},

@@ -27,8 +27,8 @@ func TestExplain(t *testing.T) {
 		failed string
 	}{
 		"allowed": {func(*policy.Input) {}, ""},
-		"role":    {func(in *policy.Input) { in.User.Roles = []string{"clerk"} }, "failed data.signet.access.user_has_role access.rego:42 wanted.role in input.user.roles"},
-		"action":  {func(in *policy.Input) { in.Action.Name = "write" }, "failed data.signet.access.action_permitted access.rego:40 input.action.name in wanted.actions"},
+		"role":    {func(in *policy.Input) { in.User.Roles = []string{"clerk"} }, "failed data.signet.access.created_by_user_with_role access.rego:44 wanted.role in input.user.roles"},
+		"action":  {func(in *policy.Input) { in.Action.Name = "write" }, "failed data.signet.access.action_permitted access.rego:42 input.action.name in wanted.actions"},
 		"scope":   {func(in *policy.Input) { in.Agent.Scope = []string{"database:read:billing"} }, "failed data.signet.scope.all_covered scope.rego:19 every w in wanted { some t in tokens covers(t, w) }"},
 	} {
 		in := access()
@@ -41,7 +41,7 @@ func TestExplain(t *testing.T) {
 		if c.failed != "" && !slices.Contains(lines, c.failed) {
 			t.Errorf("%s: no %q in\n%s", name, c.failed, strings.Join(lines, "\n"))
 		}
-		if c.failed == "" && !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "held data.signet.access.allow access.rego:9") }) {
+		if c.failed == "" && !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "held data.signet.access.allow access.rego:11") }) {
 			t.Errorf("%s: allow did not hold:\n%s", name, strings.Join(lines, "\n"))
 		}
 		if x.Truncated || strings.Contains(strings.Join(lines, ""), "billing") || strings.Contains(strings.Join(lines, ""), "clerk") {

@@ -24,11 +24,12 @@ const scenarioTimeout = time.Second
 
 // NewScenario compiles and tests the scenario's policy as New does a bundle.
 func NewScenario(ctx context.Context) (*Scenario, error) {
+	guard()
 	sub, err := fs.Sub(scenarioFiles, "scenario")
 	if err != nil {
 		return nil, fmt.Errorf("opa: scenario: %w", err)
 	}
-	files, err := collect(sub)
+	files, err := collect(sub, false)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +37,7 @@ func NewScenario(ctx context.Context) (*Scenario, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := load(ctx, files, archive)
+	l, err := load(ctx, archive, Key{})
 	if err != nil {
 		return nil, err
 	}
