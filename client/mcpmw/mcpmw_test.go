@@ -198,7 +198,7 @@ const call = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"se
 
 // The messages are those of the specification's pages on transports and tools, revisions 2025-03-26 (batches) and 2025-06-18.
 func TestPasses(t *testing.T) {
-	s := seen{make(chan string, 1)}
+	s := seen{make(chan string, 64)}
 	w := open(t, s)
 	c := w.http(w.agent())
 	for name, b := range map[string]struct {
@@ -235,7 +235,7 @@ func TestPasses(t *testing.T) {
 
 // What is refused, and what a server could read in another way, does not reach it.
 func TestRefuses(t *testing.T) {
-	s := seen{make(chan string, 1)}
+	s := seen{make(chan string, 64)}
 	w := open(t, s)
 	c := w.http(w.agent())
 	del := strings.Replace(call, "search", "delete", 1)
@@ -303,7 +303,7 @@ func TestRefuses(t *testing.T) {
 
 // Everybody is verified locally, whatever they ask, and a token narrows what its holder may call.
 func TestCallers(t *testing.T) {
-	s := seen{make(chan string, 1)}
+	s := seen{make(chan string, 64)}
 	w := open(t, s)
 	agent := w.agent()
 	const list = `{"jsonrpc":"2.0","id":2,"method":"tools/list"}`
