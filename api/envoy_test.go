@@ -323,3 +323,13 @@ func TestEnvoyFailsClosed(t *testing.T) {
 		}
 	}
 }
+
+// gRPC has its status in trailers, which HTTP/1.1 may lose.
+func TestEnvoyNeedsHTTP2(t *testing.T) {
+	w := newWorld(t)
+	w.http1 = true
+	a := w.do(service, "POST", extauthz.Path, "\x00\x00\x00\x00\x00", "Content-Type", extauthz.Media)
+	if a.header.Get("Grpc-Status") != "3" || !strings.HasPrefix(a.header.Get("Grpc-Message"), codeMediaType) {
+		t.Errorf("%d %v", a.status, a.header)
+	}
+}
