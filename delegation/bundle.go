@@ -245,8 +245,12 @@ func (s *Service) FindBundle(ctx context.Context, name, digest string) (PolicyBu
 	if b, err := s.cfg.bundles().Default(ctx); err == nil && b.Bundle().Digest == digest {
 		return b, nil
 	}
-	if _, ok, err := s.cfg.Log.Get(keyPolicyStored + digest); err != nil || !ok {
-		return nil, errors.Join(refuse(NotFound, policy.BundleUnknown, "digest", "there is no bundle of this digest"), err)
+	_, ok, err := s.cfg.Log.Get(keyPolicyStored + digest)
+	switch {
+	case err != nil:
+		return nil, internal("read bundle", err)
+	case !ok:
+		return nil, refuse(NotFound, policy.BundleUnknown, "digest", "there is no bundle of this digest")
 	}
 	done, err := s.policy.take(ctx)
 	if err != nil {

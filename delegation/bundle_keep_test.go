@@ -241,3 +241,35 @@ func TestConcurrentApprovals(t *testing.T) {
 		t.Fatal("nothing became active")
 	}
 }
+
+// A review finds a candidate by name, and whatever is stored by its digest.
+func TestFindBundle(t *testing.T) {
+	s := newShop(t)
+	shipped := s.decides().Digest
+	first := s.makeActive(1, "true")
+	c := s.push("next", s.signed(2, "true"))
+	for name, q := range map[string]struct{ name, digest, want string }{
+		"candidate":        {"next", "", c.Digest},
+		"both":             {"next", c.Digest, c.Digest},
+		"candidate's":      {"", c.Digest, c.Digest},
+		"active":           {"", first.Digest, first.Digest},
+		"default":          {"", shipped, shipped},
+		"another digest":   {"next", first.Digest, ""},
+		"unknown":          {"nothing", "", ""},
+		"unknown digest":   {"", strings.Repeat("0", 64), ""},
+		"nothing":          {"", "", ""},
+		"active, no name":  {"main", "", ""},
+		"prefix of a part": {"", c.Digest[:8], ""},
+	} {
+		b, err := s.s.FindBundle(t.Context(), q.name, q.digest)
+		if q.want == "" {
+			if delegation.AsError(err).Kind != delegation.NotFound {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil || b.Bundle().Digest != q.want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -169,7 +169,7 @@ const (
 type Step struct {
 	Outcome Outcome
 	Depth   int    // of the rules that led there
-	Rule    string // as data.signet.access.user_has_role; the one around an expression
+	Rule    string // as data.signet.access.task_present; the one around an expression
 	File    string // in the bundle
 	Line    int
 	Text    string // of an expression, as written; cut at 200 bytes

@@ -1,7 +1,6 @@
 package opa
 
 import (
-
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/signet-pki/signet/policy"
