@@ -97,7 +97,7 @@ type State struct {
 }
 
 // Exceeded refuses a request. Its State has nothing left.
-type Exceeded struct{ State }
+type Exceeded struct{ State } //nolint:errname // as the draft calls it: quota exceeded
 
 // Error names the quota.
 func (e *Exceeded) Error() string { return fmt.Sprintf("the quota %q is used up", e.Name) }
