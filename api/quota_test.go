@@ -164,7 +164,7 @@ func TestWhatIsLimited(t *testing.T) {
 			Subject: v1.Subject{Type: "agent", ID: "x"}, Action: v1.Action{Name: "x"}, Resource: v1.Resource{Type: "x", ID: "x"},
 		}},
 		"evaluateAll":  {service, "/access/v1/evaluations", `{"subject":{"type":"agent","id":"x"},"action":{"name":"x"},"resource":{"type":"x","id":"x"},"evaluations":[{}]}`},
-		"opaData":      {service, "/opa/v1/data/signet/access", `{"input":{"subject":{"type":"agent","id":"x"},"action":{"name":"x"},"resource":{"type":"x","id":"x"}}}`},
+		"opaData":      {service, "/opa/v1/data/signet/access", `{"input":{"action":{"name":"x"},"resource":{"type":"x","id":"x"}}}`},
 		"revoke":       {orchestrator, "/v1/revocations", v1.RevocationRequest{Kind: "agent", ID: id}},
 		"completeTask": {orchestrator, "/v1/tasks/" + id + "/complete", nil},
 	}
