@@ -76,7 +76,7 @@ func (s *Server) envoyRefusal(c *call, err error) ([]byte, error) {
 	e, status := s.judge(c, err)
 	p := problemOf(e)
 	switch status {
-	case http.StatusUnauthorized, http.StatusServiceUnavailable, http.StatusInternalServerError:
+	case http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusInternalServerError:
 	default:
 		status = http.StatusForbidden
 	}

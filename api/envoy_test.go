@@ -26,6 +26,7 @@ import (
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation"
+	"github.com/signet-pki/signet/delegation/quota"
 )
 
 // These tests are protocol-level: a real gRPC client of the API that Envoy publishes asks over TLS, as an Envoy would, with
@@ -331,5 +332,19 @@ func TestEnvoyNeedsHTTP2(t *testing.T) {
 	a := w.do(service, "POST", extauthz.Path, "\x00\x00\x00\x00\x00", "Content-Type", extauthz.Media)
 	if a.header.Get("Grpc-Status") != "3" || !strings.HasPrefix(a.header.Get("Grpc-Message"), codeMediaType) {
 		t.Errorf("%d %v", a.status, a.header)
+	}
+}
+
+// Whoever is over a quota is told so, and not that the agent may not.
+func TestEnvoyOverItsQuota(t *testing.T) {
+	none := quota.Limit{Unlimited: true}
+	w := &world{t: t, quotas: &quota.Limits{Task: none, User: none, Orchestrator: none, Service: quota.Limit{Rate: 0.001, Burst: 1}}}
+	w.start(newListener(t))
+	p, conn := w.as(agent), w.envoy(w.as(service))
+	if a := w.ask(conn, envoyAsks(p.cert.Certificate[0])); a.GetStatus().GetCode() != 0 {
+		t.Fatalf("the first: %v", a)
+	}
+	if d := w.deniedWith(w.ask(conn, envoyAsks(p.cert.Certificate[0])), http.StatusTooManyRequests, grpccodes.PermissionDenied); d.Reasons[0] != "rate_limited" {
+		t.Errorf("reasons %v", d.Reasons)
 	}
 }
