@@ -102,7 +102,7 @@ func TestRequireDelegation(t *testing.T) {
 	}{
 		"allowed":         {cert: agent, path: "/patients", status: 200, body: hospital.AgentID},
 		"handler's error": {cert: agent, path: "/patients/fails", status: 418, body: "{\"message\":\"I'm a teapot\"}\n"},
-		"no certificate":  {path: "/patients", status: 401, body: `{"decision_id":"","reasons":["client_certificate_required"],"checks":null}` + "\n"},
+		"no certificate":  {path: "/patients", status: 401, body: `{"reasons":["client_certificate_required"]}` + "\n"},
 		"another scope":   {cert: agent, path: "/billing", status: 403},
 		"bad request":     {cert: agent, path: "/a%20b", status: 400},
 		"another root":    {cert: hospital.New(t).Agent(t, time.Hour), path: "/patients", status: 403},
