@@ -76,9 +76,9 @@ func privateKeys(list string) map[string]string {
 }
 
 // noKeyFiles looks for private keys, as PEM and as DER, outside the devices' own stores. Those that are there are no keys
-// of the appliance: the first operator's, and those of the software TPM's pretended manufacturer.
+// of the appliance: the first operator's, the policy author's, and those of the software TPM's pretended manufacturer.
 func noKeyFiles(t *testing.T, dir string) {
-	allowed := []string{"operator.key", "devices/tpm/ca/signkey.pem", "devices/tpm/ca/swtpm-localca-rootca-privkey.pem"}
+	allowed := []string{"operator.key", "policy.key", "devices/tpm/ca/signkey.pem", "devices/tpm/ca/swtpm-localca-rootca-privkey.pem"}
 	stores := []string{"devices/tokens", "devices/tpm/state"}
 	seen := 0
 	must(t, fs.WalkDir(os.DirFS(dir), ".", func(path string, d fs.DirEntry, err error) error {

@@ -175,7 +175,7 @@ func TestBundleToolsOfOPA(t *testing.T) {
 		"mistyped path":   {"access.rego", "input.user.roles", "input.user.rolls", "undefined ref: input.user.rolls", "FAIL", "tests do not pass"},
 		"source address":  {"access.rego", "input.task.id", "input.source_address", "undefined ref: input.source_address", "FAIL", "tests do not pass"},
 		"clock":           {"access.rego", `input.task.id != ""`, "time.now_ns() > 0", "undefined function time.now_ns", "undefined function time.now_ns", "time.now_ns"},
-		"another outcome": {"access_test.rego", "test_analyst_reads if access.allow", "test_analyst_reads if not access.allow", "", "FAIL", "test_analyst_reads"},
+		"another outcome": {"access_test.rego", "test_wildcard_scope if access.allow", "test_wildcard_scope if not access.allow", "", "FAIL", "test_wildcard_scope"},
 		"old syntax":      {"access.rego", "action_permitted if ", "action_permitted = true ", "rego_parse_error", "rego_parse_error", "parse"},
 	} {
 		dir := filepath.Join(t.TempDir(), "bundle")
