@@ -3,7 +3,6 @@ package api
 import (
 	"net/http"
 	"strconv"
-	"sync"
 
 	v1 "github.com/signet-pki/signet/api/v1"
 )
@@ -23,20 +22,7 @@ func (s *Server) spawnBatch(c *call, q *v1.SpawnBatch) (v1.SpawnBatchResults, er
 		return v1.SpawnBatchResults{}, invalid(codeBadRequest, "spawns", "1 to "+strconv.Itoa(v1.MaxSpawnBatch)+" spawns")
 	}
 	out := v1.SpawnBatchResults{Results: make([]v1.SpawnResult, n)}
-	next := make(chan int, n)
-	for i := range n {
-		next <- i
-	}
-	close(next)
-	var workers sync.WaitGroup
-	for range min(n, batchWorkers) {
-		workers.Go(func() {
-			for i := range next {
-				out.Results[i] = s.spawnOne(c, &q.Spawns[i])
-			}
-		})
-	}
-	workers.Wait()
+	sideBySide(n, batchWorkers, func(i int) { out.Results[i] = s.spawnOne(c, &q.Spawns[i]) })
 	return out, nil
 }
 

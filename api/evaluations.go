@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"strconv"
-	"sync"
 
 	v1 "github.com/signet-pki/signet/api/v1"
 )
@@ -55,7 +54,7 @@ func (s *Server) boxcar(c *call, q *evaluationsBody, decide decider) (v1.Evaluat
 	case err != nil:
 		return v1.EvaluationsResponse{}, err
 	case last == nil:
-		return v1.EvaluationsResponse{Evaluations: sideBySide(n, answer)}, nil
+		return v1.EvaluationsResponse{Evaluations: allAnswers(n, answer)}, nil
 	}
 	return v1.EvaluationsResponse{Evaluations: oneByOne(n, answer, last)}, nil
 }
@@ -77,23 +76,10 @@ func (q *evaluationsBody) semantic() (last func(v1.EvaluationResponse) bool, err
 	return nil, invalid(codeBadRequest, "options.evaluations_semantic", "execute_all, deny_on_first_deny or permit_on_first_permit")
 }
 
-// sideBySide gives every answer.
-func sideBySide(n int, answer func(int) v1.EvaluationResponse) []v1.EvaluationResponse {
+// allAnswers gives every answer.
+func allAnswers(n int, answer func(int) v1.EvaluationResponse) []v1.EvaluationResponse {
 	out := make([]v1.EvaluationResponse, n)
-	next := make(chan int, n)
-	for i := range n {
-		next <- i
-	}
-	close(next)
-	var workers sync.WaitGroup
-	for range min(n, evaluationWorkers) {
-		workers.Go(func() {
-			for i := range next {
-				out[i] = answer(i)
-			}
-		})
-	}
-	workers.Wait()
+	sideBySide(n, evaluationWorkers, func(i int) { out[i] = answer(i) })
 	return out
 }
 

@@ -141,6 +141,27 @@ func TestQuotasOfABatch(t *testing.T) {
 	})
 }
 
+// Each evaluation of several counts, and the one that is too much is told so.
+func TestQuotaOfSeveralEvaluations(t *testing.T) {
+	rationed(t, func(l *quota.Limits) { l.Service = quota.Limit{Rate: 0.5, Burst: 2} }, func(w *world) {
+		agent := w.as(agent)
+		q := v1.EvaluationsRequest{
+			Subject: &v1.Subject{Type: "agent", ID: subjectOf(t, agent.chainPEM())}, Action: &v1.Action{Name: "read"},
+			Resource: &v1.Resource{Type: "database", ID: "patients"}, Context: &v1.EvaluationContext{CertificateChain: agent.chainPEM()},
+			Evaluations: make([]v1.Evaluation, 3), Options: v1.EvaluationsOptions{Semantic: v1.DenyOnFirstDeny},
+		}
+		var out v1.EvaluationsResponse
+		a := w.do(service, "POST", "/access/v1/evaluations", q)
+		must(t, json.Unmarshal(a.body, &out))
+		if len(out.Evaluations) != 3 || !out.Evaluations[0].Decision || !out.Evaluations[1].Decision || out.Evaluations[2].Decision {
+			t.Fatalf("status %d: %s", a.status, a.body)
+		}
+		if e := out.Evaluations[2].Context.Error; e == nil || e.Status != 429 {
+			t.Errorf("the third: %+v", out.Evaluations[2].Context)
+		}
+	})
+}
+
 // The rows of the table that say so count, whatever comes of a request, and the others do not.
 func TestWhatIsLimited(t *testing.T) {
 	w := newWorld(t)
