@@ -24,6 +24,7 @@ type options struct {
 	only    string
 	dir     string
 	signetd string
+	against string
 	profile string
 
 	// What a child of the benchmark runs instead.
@@ -37,6 +38,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, log, bundle, sign, verify")
 	flag.StringVar(&o.dir, "dir", "", "where to make the appliance and the logs; the disk matters (default: the temporary directory)")
 	flag.StringVar(&o.signetd, "signetd", "", "a built signetd (default: go build)")
+	flag.StringVar(&o.against, "against", "", "another built signetd: only compare what a spawn costs the two, in turn on the same machine")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the server to FILE-1 (spawns) and FILE-2 (decisions); rates are then lower")
 	flag.BoolVar(&o.echo, "echo", false, "be the floor's server (used by the benchmark itself)")
 	flag.StringVar(&o.serve, "serve", "", "be the appliance in this directory, profiled between SIGUSR1 and SIGUSR2 (used by the benchmark itself)")
@@ -82,6 +84,9 @@ func (o options) measure(ctx context.Context) (err error) {
 	b := &bench{options: o, tmp: tmp, runs: 3, scale: 1}
 	if o.quick {
 		b.scale = 5
+	}
+	if o.against != "" {
+		return b.compare(ctx)
 	}
 	started := time.Now()
 	before := loadAverage()

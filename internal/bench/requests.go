@@ -76,16 +76,21 @@ func (b *bench) profiled(server *child, do func() error) error {
 	return joined(err, server.cmd.Process.Signal(syscall.SIGUSR2))
 }
 
+// spawnKind is one way of asking for an agent.
+type spawnKind struct {
+	name           string
+	confirm, http2 bool
+}
+
+var spawnKinds = []spawnKind{{"Spawn", false, false}, {"Spawn, delegator's JWS", true, false}, {"Spawn, delegator's JWS, HTTP/2", true, true}}
+
 func (b *bench) spawnRows(ctx context.Context, server *child, w *world) error {
-	for _, kind := range []struct {
-		name           string
-		confirm, http2 bool
-	}{{"Spawn", false, false}, {"Spawn, delegator's JWS", true, false}, {"Spawn, delegator's JWS, HTTP/2", true, true}} {
+	for _, kind := range spawnKinds {
 		for _, l := range loads {
 			if kind.http2 && l.callers != 8 {
 				continue
 			}
-			if err := b.spawnRow(ctx, server, w, kind.name, l.callers, l.spawns/b.scale, kind.confirm, kind.http2); err != nil {
+			if err := b.spawnRow(ctx, server, w, kind, l.callers, l.spawns/b.scale); err != nil {
 				return err
 			}
 		}
@@ -93,11 +98,26 @@ func (b *bench) spawnRows(ctx context.Context, server *child, w *world) error {
 	return nil
 }
 
-func (b *bench) spawnRow(ctx context.Context, server *child, w *world, name string, callers, n int, confirm, http2 bool) error {
-	posters := newPosters(callers, w.tls(w.orchestrator), http2)
-	defer closePosters(posters)
-	run := func(n int) (sample, error) {
-		bodies, err := w.spawnBodies(ctx, n, confirm)
+func (b *bench) spawnRow(ctx context.Context, server *child, w *world, kind spawnKind, callers, n int) error {
+	run, done := spawner(ctx, server, w, kind, callers)
+	defer done()
+	// The handshakes and whatever is made once.
+	if _, err := run(10 * callers); err != nil {
+		return err
+	}
+	samples, err := b.repeat(fmt.Sprintf("%s, %d callers", kind.name, callers), func() (sample, error) { return run(n) })
+	if err != nil {
+		return err
+	}
+	b.table.add(row{what: kind.name, at: fmt.Sprint(callers), samples: samples, floor: b.floors.spawnFloor(kind.confirm)})
+	return nil
+}
+
+// spawner gives what runs n spawns over connections of its own, until done.
+func spawner(ctx context.Context, server *child, w *world, kind spawnKind, callers int) (run func(n int) (sample, error), done func()) {
+	posters := newPosters(callers, w.tls(w.orchestrator), kind.http2)
+	run = func(n int) (sample, error) {
+		bodies, err := w.spawnBodies(ctx, n, kind.confirm)
 		if err != nil {
 			return sample{}, err
 		}
@@ -109,16 +129,7 @@ func (b *bench) spawnRow(ctx context.Context, server *child, w *world, name stri
 			return err
 		})
 	}
-	// The handshakes and whatever is made once.
-	if _, err := run(10 * callers); err != nil {
-		return err
-	}
-	samples, err := b.repeat(fmt.Sprintf("%s, %d callers", name, callers), func() (sample, error) { return run(n) })
-	if err != nil {
-		return err
-	}
-	b.table.add(row{what: name, at: fmt.Sprint(callers), samples: samples, floor: b.floors.spawnFloor(confirm)})
-	return nil
+	return run, func() { closePosters(posters) }
 }
 
 // decideRows ask about agents in turn, each allowed.
