@@ -57,7 +57,8 @@ type Options struct {
 
 // DB is an open store.
 type DB struct {
-	badger *badger.DB
+	badger  *badger.DB
+	scratch []byte // of the one Update that runs
 }
 
 // Guard refuses with [ErrManifest] a directory that Badger would silently empty: tables or value logs without a MANIFEST,
@@ -102,6 +103,7 @@ func Open(dir string, opt Options) (*DB, error) {
 		WithMemTableSize(memTable).
 		WithValueThreshold(valueThreshold).
 		WithValueLogFileSize(vlogFile).
+		WithCompression(options.None). // of tables: what is worth it is packed already, see pack
 		WithBlockCacheSize(blockCache).
 		WithNumVersionsToKeep(1).
 		WithDetectConflicts(false). // one writer
@@ -142,12 +144,12 @@ func (db *DB) MaxTxnBytes() int64 { return db.badger.MaxBatchSize() }
 // MaxTxnKeys is the number of keys that one Update may write.
 func (db *DB) MaxTxnKeys() int64 { return db.badger.MaxBatchCount() }
 
-// TxnCost is what one written key counts towards MaxTxnBytes, rounded up.
+// TxnCost is what one written key counts towards MaxTxnBytes at most: a value that is packed counts less.
 func TxnCost(key, value int) int64 { return int64(key + value + 32) }
 
 // View runs fn on a consistent snapshot.
 func (db *DB) View(fn func(*Txn) error) error {
-	return db.badger.View(func(t *badger.Txn) error { return fn(&Txn{t}) })
+	return db.badger.View(func(t *badger.Txn) error { return fn(&Txn{badger: t}) })
 }
 
 // Update runs fn and commits what it wrote, at once and synced to disk. An error of fn, or [ErrTooBig], means that nothing
@@ -156,7 +158,7 @@ func (db *DB) View(fn func(*Txn) error) error {
 func (db *DB) Update(fn func(*Txn) error) error {
 	t := db.badger.NewTransaction(true)
 	defer t.Discard()
-	if err := fn(&Txn{t}); err != nil {
+	if err := fn(&Txn{badger: t, db: db}); err != nil {
 		return err
 	}
 	if err := t.Commit(); err != nil {
@@ -168,6 +170,7 @@ func (db *DB) Update(fn func(*Txn) error) error {
 // Txn reads a snapshot and, within Update, its own writes. Keys and values that are given or returned are the caller's.
 type Txn struct {
 	badger *badger.Txn
+	db     *DB // nil in a View, where nothing can be written
 }
 
 // Get returns a copy of the value, or [ErrNotFound].
@@ -179,7 +182,7 @@ func (t *Txn) Get(key []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: get: %w", err)
 	}
-	v, err := item.ValueCopy(nil)
+	v, err := read(item)
 	if err != nil {
 		return nil, fmt.Errorf("store: get: %w", err)
 	}
@@ -197,6 +200,9 @@ func (t *Txn) SetTTL(key, value []byte, ttl time.Duration) error {
 func (t *Txn) set(e *badger.Entry) error {
 	if len(e.Value) > MaxValue {
 		return fmt.Errorf("%w: value of %d bytes", ErrTooBig, len(e.Value))
+	}
+	if t.db != nil {
+		t.db.scratch = pack(e, t.db.scratch)
 	}
 	return tooBig(t.badger.SetEntry(e))
 }
@@ -227,7 +233,7 @@ func (t *Txn) Iterate(prefix, from []byte, fn func(key, value []byte) error) err
 	}
 	for it.Seek(from); it.ValidForPrefix(prefix); it.Next() {
 		item := it.Item()
-		v, err := item.ValueCopy(nil)
+		v, err := read(item)
 		if err != nil {
 			return fmt.Errorf("store: iterate: %w", err)
 		}

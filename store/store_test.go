@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -96,12 +97,67 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
+// random bytes cannot be packed.
+func random(t *testing.T, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	if _, err := rand.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// What is long comes back as it was, whether it could be packed or not, and what repeats itself takes less of the disk.
+func TestPacked(t *testing.T) {
+	values := map[string][]byte{
+		"empty": {}, "short": bytes.Repeat([]byte("a"), 255), "long": bytes.Repeat([]byte("ab"), store.MaxValue/2),
+		"random": random(t, store.MaxValue), "mixed": append(random(t, 300), bytes.Repeat([]byte("cd"), 300)...),
+	}
+	dir := t.TempDir()
+	db := open(t, dir, store.Options{})
+	err := db.Update(func(tx *store.Txn) error {
+		for k, v := range values {
+			if err := tx.Set([]byte(k), v); err != nil {
+				return err
+			}
+		}
+		got, err := tx.Get([]byte("long"))
+		if err == nil && !bytes.Equal(got, values["long"]) {
+			t.Error("a transaction does not read what it wrote")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	db = open(t, dir, store.Options{ReadOnly: true})
+	defer closeDB(t, db)
+	err = db.View(func(tx *store.Txn) error {
+		n := 0
+		err := tx.Iterate(nil, nil, func(key, value []byte) error {
+			n++
+			if !bytes.Equal(value, values[string(key)]) {
+				t.Errorf("%s: came back as another value of %d bytes", key, len(value))
+			}
+			return nil
+		})
+		if n != len(values) {
+			t.Errorf("%d values came back, not %d", n, len(values))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestTooBigWritesNothing(t *testing.T) {
 	db := open(t, t.TempDir(), store.Options{})
 	defer closeDB(t, db)
 	err := db.Update(func(tx *store.Txn) error {
 		for i := range db.MaxTxnBytes()/store.MaxValue + 1 {
-			if err := tx.Set(fmt.Appendf(nil, "k%d", i), make([]byte, store.MaxValue)); err != nil {
+			if err := tx.Set(fmt.Appendf(nil, "k%d", i), random(t, store.MaxValue)); err != nil {
 				return err
 			}
 		}
