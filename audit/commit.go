@@ -169,8 +169,9 @@ func (l *Log) publish(p *plan) {
 // fillTxn evaluates and writes each item in order.
 func (l *Log) fillTxn(t *store.Txn, live []*item, p *plan) error {
 	base := l.snap.Load()
+	known := knowledge{t: t, now: p.now, state: map[string]found{}}
 	for _, it := range live {
-		err := checkPreconditions(t, it.entry.Mutations, p.now)
+		err := known.check(it.entry.Mutations)
 		var refused *PreconditionError
 		if errors.As(err, &refused) {
 			p.reject(it, refused)
@@ -182,6 +183,7 @@ func (l *Log) fillTxn(t *store.Txn, live []*item, p *plan) error {
 		if err := l.writeItem(t, it, base.tree.Size()+uint64(len(p.leaves)), p.now); err != nil {
 			return err
 		}
+		known.forget(it.entry.Mutations)
 		if it.isEntry() {
 			p.leaves = append(p.leaves, it.leaf)
 			p.work = p.work || it.work
@@ -271,17 +273,51 @@ func writeMutation(t *store.Txn, m record.Mutation, now time.Time) error {
 	}
 }
 
-// checkPreconditions returns a *PreconditionError for the first that does not hold.
-func checkPreconditions(t *store.Txn, mutations []record.Mutation, now time.Time) error {
+// knowledge is what a batch has read of the state so far: its items ask about the same user, grant and task again and again.
+type knowledge struct {
+	t     *store.Txn
+	now   time.Time
+	state map[string]found
+}
+
+type found struct {
+	value []byte
+	ok    bool
+}
+
+func (k knowledge) get(key string) (found, error) {
+	if st, ok := k.state[key]; ok {
+		return st, nil
+	}
+	value, ok, err := getState(k.t, key, k.now)
+	if err != nil {
+		return found{}, err
+	}
+	st := found{value: value, ok: ok}
+	k.state[key] = st
+	return st, nil
+}
+
+// forget makes the next item read what these wrote.
+func (k knowledge) forget(written []record.Mutation) {
+	for _, m := range written {
+		if !m.CheckOnly {
+			delete(k.state, m.Key)
+		}
+	}
+}
+
+// check returns a *PreconditionError for the first that does not hold.
+func (k knowledge) check(mutations []record.Mutation) error {
 	for _, m := range mutations {
 		if m.Pre.Op == record.None {
 			continue
 		}
-		value, ok, err := getState(t, m.Key, now)
+		st, err := k.get(m.Key)
 		if err != nil {
 			return err
 		}
-		if !holds(m.Pre, value, ok) {
+		if !holds(m.Pre, st) {
 			cause := m.Pre.Err
 			if cause == nil {
 				cause = ErrPrecondition
@@ -292,16 +328,16 @@ func checkPreconditions(t *store.Txn, mutations []record.Mutation, now time.Time
 	return nil
 }
 
-func holds(pre record.Precondition, value []byte, ok bool) bool {
+func holds(pre record.Precondition, st found) bool {
 	switch pre.Op {
 	case record.None:
 		return true
 	case record.Absent:
-		return !ok
+		return !st.ok
 	case record.Present:
-		return ok
+		return st.ok
 	case record.Equal:
-		return ok && bytes.Equal(value, pre.Value)
+		return st.ok && bytes.Equal(st.value, pre.Value)
 	default:
 		return false
 	}

@@ -166,11 +166,14 @@ func New(env Envelope, payload any, salt [SaltSize]byte) (Entry, error) {
 	if env.Version == 0 {
 		env.Version = Version
 	}
-	var err error
-	if e.Envelope, err = encodeEnvelope(env); err != nil {
+	w, err := env.wire()
+	if err != nil {
 		return Entry{}, err
 	}
-	parsed, err := Check(e.Envelope)
+	if e.Envelope, err = json.Marshal(w); err != nil {
+		return Entry{}, fmt.Errorf("record: encode envelope: %w", err)
+	}
+	parsed, err := checkOwn(e.Envelope, w)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -192,24 +195,19 @@ func encodePayload(payload any) ([]byte, error) {
 	return b, nil
 }
 
-func encodeEnvelope(env Envelope) ([]byte, error) {
+func (e Envelope) wire() (wire, error) {
 	// encoding/json would replace invalid UTF-8 in strings silently: what was meant and what is recorded would differ.
-	for _, s := range env.texts() {
+	for _, s := range e.texts() {
 		if !utf8.ValidString(s) {
-			return nil, fmt.Errorf("%w: envelope is not UTF-8", ErrMalformed)
+			return wire{}, fmt.Errorf("%w: envelope is not UTF-8", ErrMalformed)
 		}
 	}
-	w := wire{
-		Version: env.Version, Type: env.Type, Time: env.Time.UTC().Format(TimeLayout), Code: env.Code,
-		Task: env.Task, Grant: env.Grant, Agent: env.Agent, Parent: env.Parent, Orchestrator: env.Orchestrator,
-		Service: env.Service, Operator: env.Operator, User: env.User, Policy: env.Policy, PayloadHash: env.PayloadHash,
-		Body: env.Body,
-	}
-	b, err := json.Marshal(w)
-	if err != nil {
-		return nil, fmt.Errorf("record: encode envelope: %w", err)
-	}
-	return b, nil
+	return wire{
+		Version: e.Version, Type: e.Type, Time: e.Time.UTC().Format(TimeLayout), Code: e.Code,
+		Task: e.Task, Grant: e.Grant, Agent: e.Agent, Parent: e.Parent, Orchestrator: e.Orchestrator,
+		Service: e.Service, Operator: e.Operator, User: e.User, Policy: e.Policy, PayloadHash: e.PayloadHash,
+		Body: e.Body,
+	}, nil
 }
 
 func (e Envelope) texts() []string {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,35 @@ func TestNewAndCheck(t *testing.T) {
 	}
 	if _, err := record.DecodeBody[record.RevokeBody](parsed); !errors.Is(err, record.ErrMalformed) {
 		t.Errorf("body of another type: %v", err)
+	}
+}
+
+// What New believes of an envelope is what a reader finds in its bytes, however the body came.
+func TestNewKnowsWhatItWrote(t *testing.T) {
+	for _, body := range []string{
+		"", `{}`, `{"a":1}`, ` {"a": 1} `, `{"a":"<b>&"}`, `{"a":"\u003cb\u003e"}`, "{\"a\":\"\u2028\"}", `{"a":{"body":{"a":1}}}`,
+	} {
+		env := record.Envelope{Type: record.TypeTask, Time: at.Add(time.Microsecond), Task: "<t>", Body: json.RawMessage(body)}
+		e, err := record.New(env, "p", [32]byte{1})
+		if err != nil {
+			t.Errorf("%s: %v", body, err)
+			continue
+		}
+		believed, err := e.Check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, err := record.Check(e.Envelope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(believed.Body) != string(read.Body) || !believed.Time.Equal(read.Time) {
+			t.Errorf("%s: believed %+v, read %+v", body, believed, read)
+		}
+		believed.Body, read.Body = nil, nil
+		if !reflect.DeepEqual(believed, read) {
+			t.Errorf("%s: believed %+v, read %+v", body, believed, read)
+		}
 	}
 }
 
