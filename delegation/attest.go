@@ -157,28 +157,24 @@ func (s *Service) issueAttested(ctx context.Context, id chain.ID, reg *identityS
 func (s *Service) attested(id chain.ID, registration, method string) (record.Mutation, error) {
 	changed := refuse(Conflict, "registration_changed", "", "the registration changed meanwhile; retry")
 	key := identityKey(id.Kind(), id.Name())
-	old, ok, err := s.cfg.Log.Get(key)
-	if err != nil {
-		return record.Mutation{}, internal("read registration", err)
-	}
-	st, _, err := load[identityState](s.cfg.Log, key)
-	if err != nil {
-		return record.Mutation{}, internal("read registration", err)
-	}
+	st, err := s.registration(key)
 	switch {
-	case !ok:
+	case err != nil:
+		return record.Mutation{}, err
+	case st.identityState == nil:
 		return record.Mutation{}, errAttestation("attestation_failed")
 	case st.Registration != registration:
 		return record.Mutation{}, changed
 	case st.Attestation == method: // many replicas at once need not wait for each other
-		return record.Mutation{Key: key, CheckOnly: true, Pre: record.Precondition{Op: record.Equal, Value: old, Err: changed}}, nil
+		return record.Mutation{Key: key, CheckOnly: true, Pre: record.Precondition{Op: record.Equal, Value: st.value, Err: changed}}, nil
 	}
-	st.Attestation = method
-	value, err := encode(st)
+	next := *st.identityState
+	next.Attestation = method
+	value, err := encode(next)
 	if err != nil {
 		return record.Mutation{}, err
 	}
-	return replace(key, old, value, time.Time{}, changed), nil
+	return replace(key, st.value, value, time.Time{}, changed), nil
 }
 
 // namedOrNone keeps a caller's nonsense out of the log.

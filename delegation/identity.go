@@ -1,6 +1,7 @@
 package delegation
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -109,14 +110,41 @@ func (s *Service) registered(id chain.ID) (*identityState, error) {
 	if id.Kind() == chain.Orchestrator && s.revoked.has(chain.RevOrchestrator, id.Name()) {
 		return nil, refuse(Unauthenticated, "orchestrator_revoked", "", "the orchestrator is revoked")
 	}
-	st, ok, err := load[identityState](s.cfg.Log, identityKey(id.Kind(), id.Name()))
+	st, err := s.registration(identityKey(id.Kind(), id.Name()))
 	if err != nil {
-		return nil, internal("read registration", err)
+		return nil, err
 	}
-	if !ok {
+	if st.identityState == nil {
 		return nil, refuse(Unauthenticated, "not_registered", "", "the identity is not registered")
 	}
-	return st, nil
+	return st.identityState, nil
+}
+
+// registration is what the state says of a named identity, and the value that says it; without a state if it says nothing.
+type registration struct {
+	*identityState // shared: not to be changed
+	value          []byte
+}
+
+// registration reads the state, and decodes a value once.
+func (s *Service) registration(key string) (registration, error) {
+	value, ok, err := s.cfg.Log.Get(key)
+	if err != nil {
+		return registration{}, internal("read registration", err)
+	}
+	if !ok {
+		return registration{}, nil
+	}
+	if known, ok := s.registrations.get(key); ok && bytes.Equal(known.value, value) {
+		return known, nil
+	}
+	st, err := read[identityState](key, value)
+	if err != nil {
+		return registration{}, internal("read registration", err)
+	}
+	out := registration{identityState: st, value: value}
+	s.registrations.put(key, out)
+	return out, nil
 }
 
 func identityKey(k chain.Kind, name string) string { return keyIdentity + k.String() + "/" + name }

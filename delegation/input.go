@@ -87,8 +87,8 @@ func (s *Service) input(point policy.Point, d chain.Delegation, g *grantState, t
 
 // attestation is how an orchestrator proved itself, "" where that is not known.
 func (s *Service) attestation(spiffe string) string {
-	st, ok, err := load[identityState](s.cfg.Log, identityKey(chain.Orchestrator, nameOf(spiffe)))
-	if err != nil || !ok {
+	st, err := s.registration(identityKey(chain.Orchestrator, nameOf(spiffe)))
+	if err != nil || st.identityState == nil {
 		return ""
 	}
 	return st.Attestation

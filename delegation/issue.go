@@ -124,11 +124,11 @@ func (s *Service) releasedAt(tbs [32]byte) (Position, bool, error) {
 	if at, ok := s.released.get(tbs); ok {
 		return at, true, nil
 	}
-	at, ok, err := load[Position](s.cfg.Log, keyAt+hexOf(tbs))
+	_, at, err := s.kept(tbs)
 	if err != nil {
 		return Position{}, false, internal("read certificate", err)
 	}
-	if !ok {
+	if at == nil {
 		return Position{}, false, nil
 	}
 	return *at, true, nil

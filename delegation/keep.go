@@ -2,19 +2,24 @@ package delegation
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/signet-pki/signet/audit/record"
 )
 
-// A lazy write stores up to keepBatch signatures, whose three mutations each one item takes, and waits keepLinger for
+// A lazy write stores up to keepBatch signatures, whose two mutations each one item takes, and waits keepLinger for
 // them: each write of its own would cost a sync of the disk. A crash in between leaves issue_unknown.
 const (
-	keepBatch  = record.MaxMutations / 3
+	keepBatch  = record.MaxMutations / 2
 	keepLinger = 20 * time.Millisecond
 
 	keepTimeout = 5 * time.Second
@@ -96,7 +101,7 @@ func (s *Service) waiting(first kept) []kept {
 }
 
 func (s *Service) store(ctx context.Context, batch []kept) {
-	m := make([]record.Mutation, 0, 3*len(batch))
+	m := make([]record.Mutation, 0, 2*len(batch))
 	for _, k := range batch {
 		m = append(m, keepMutations(k)...)
 	}
@@ -107,17 +112,44 @@ func (s *Service) store(ctx context.Context, batch []kept) {
 
 func keepMutations(k kept) []record.Mutation {
 	name := hex.EncodeToString(k.tbs[:])
-	m := []record.Mutation{{Key: keyCert + name, Value: k.der}, {Key: keyOpen + name, Delete: true}}
-	value, err := encode(k.at)
-	if err != nil {
-		return m // plain numbers: it cannot fail, and a receipt can be found by the serial too
+	return []record.Mutation{{Key: keyCert + name, Value: k.value()}, {Key: keyOpen + name, Delete: true}}
+}
+
+// value is the certificate and, behind it, where its entry stands: 64 bits of index, big-endian, and the leaf hash.
+func (k kept) value() []byte {
+	out := append(make([]byte, 0, len(k.der)+positionSize), k.der...)
+	out = binary.BigEndian.AppendUint64(out, k.at.Index)
+	return append(out, k.at.LeafHash[:]...)
+}
+
+const positionSize = 8 + 32
+
+// keptOf reads a value. The operator's certificate of the ceremony stands alone, without a position.
+func keptOf(value []byte) (der []byte, at *Position, err error) {
+	rest := cryptobyte.String(value)
+	var whole cryptobyte.String
+	if !rest.ReadASN1Element(&whole, asn1.SEQUENCE) || len(rest) != 0 && len(rest) != positionSize {
+		return nil, nil, errors.New("delegation: a kept certificate is not one")
 	}
-	return append(m, record.Mutation{Key: keyAt + name, Value: value})
+	if len(rest) == positionSize {
+		at = &Position{Index: binary.BigEndian.Uint64(rest), LeafHash: [32]byte(rest[8:])}
+	}
+	return whole, at, nil
 }
 
 // Certificate gives the released certificate of a TBS hash, DER.
 func (s *Service) Certificate(tbs [32]byte) (der []byte, ok bool, err error) {
-	return s.cfg.Log.Get(keyCert + hex.EncodeToString(tbs[:]))
+	der, _, err = s.kept(tbs)
+	return der, der != nil, err
+}
+
+// kept reads what was stored of a released certificate; nothing, if none was.
+func (s *Service) kept(tbs [32]byte) (der []byte, at *Position, err error) {
+	value, ok, err := s.cfg.Log.Get(keyCert + hexOf(tbs))
+	if err != nil || !ok {
+		return nil, nil, err
+	}
+	return keptOf(value)
 }
 
 // Recover closes what a crash left open: for each entry whose signature may or may not have been released it appends

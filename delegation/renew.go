@@ -128,19 +128,15 @@ func errPodMoved() *Error {
 // unchanged is the check at commit that a registration is the one that it was.
 func (s *Service) unchanged(id chain.ID, registration string) (record.Mutation, error) {
 	key := identityKey(id.Kind(), id.Name())
-	old, ok, err := s.cfg.Log.Get(key)
+	st, err := s.registration(key)
 	if err != nil {
-		return record.Mutation{}, internal("read registration", err)
+		return record.Mutation{}, err
 	}
-	st, _, err := load[identityState](s.cfg.Log, key)
-	if err != nil {
-		return record.Mutation{}, internal("read registration", err)
-	}
-	if !ok || st.Registration != registration {
+	if st.identityState == nil || st.Registration != registration {
 		return record.Mutation{}, errReplaced()
 	}
 	return record.Mutation{Key: key, CheckOnly: true, Pre: record.Precondition{
-		Op: record.Equal, Value: old, Err: refuse(Conflict, "registration_changed", "", "the registration changed meanwhile; retry"),
+		Op: record.Equal, Value: st.value, Err: refuse(Conflict, "registration_changed", "", "the registration changed meanwhile; retry"),
 	}}, nil
 }
 

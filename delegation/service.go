@@ -139,20 +139,21 @@ func DefaultLimits() Limits {
 
 // Service is the domain. Make it with New; start Run to have its aggregated entries written.
 type Service struct {
-	cfg       Config
-	revoked   *revocations
-	feed      *feed
-	callers   *cache[[32]byte, identity]
-	grants    *cache[string, *grantState]
-	tasks     *cache[string, *taskState]
-	released  *cache[[32]byte, Position] // TBS hashes signed since the start
-	malformed *aggregator
-	keeper    chan kept
-	turns     turns
-	slots     *slots
-	policy    *policyTurn
-	quotas    *quota.Quotas
-	tokens    [32]byte // keys the tokens that this process makes
+	cfg           Config
+	revoked       *revocations
+	feed          *feed
+	callers       *cache[[32]byte, identity]
+	registrations *cache[string, registration]
+	grants        *cache[string, *grantState]
+	tasks         *cache[string, *taskState]
+	released      *cache[[32]byte, Position] // TBS hashes signed since the start
+	malformed     *aggregator
+	keeper        chan kept
+	turns         turns
+	slots         *slots
+	policy        *policyTurn
+	quotas        *quota.Quotas
+	tokens        [32]byte // keys the tokens that this process makes
 
 	challengeKey [32]byte // seals challenges to TPMs
 }
@@ -163,17 +164,18 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		cfg:       cfg,
-		callers:   newCache[[32]byte, identity](4096),
-		grants:    newCache[string, *grantState](8192),
-		tasks:     newCache[string, *taskState](8192),
-		released:  newCache[[32]byte, Position](16384),
-		malformed: newAggregator(cfg.Limits.MalformedBurst),
-		keeper:    make(chan kept, 1024),
-		turns:     turns{busy: make(map[string]chan struct{})},
-		slots:     newSlots(cfg.Log, cfg.Limits.TaskAgents),
-		policy:    newPolicyTurn(),
-		quotas:    quota.New(cfg.Limits.Quotas),
+		cfg:           cfg,
+		callers:       newCache[[32]byte, identity](4096),
+		registrations: newCache[string, registration](4096),
+		grants:        newCache[string, *grantState](8192),
+		tasks:         newCache[string, *taskState](8192),
+		released:      newCache[[32]byte, Position](16384),
+		malformed:     newAggregator(cfg.Limits.MalformedBurst),
+		keeper:        make(chan kept, 1024),
+		turns:         turns{busy: make(map[string]chan struct{})},
+		slots:         newSlots(cfg.Log, cfg.Limits.TaskAgents),
+		policy:        newPolicyTurn(),
+		quotas:        quota.New(cfg.Limits.Quotas),
 	}
 	var err error
 	if s.tokens, err = s.secret(); err != nil {

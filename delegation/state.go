@@ -24,8 +24,7 @@ const (
 	keyAlarm        = "alarm/"  // alarm/<agent>: it is raised once
 	keyIdem         = "idem/"   // idem/<caller>/<SHA-256 of the caller's key>
 	keyOpen         = "open/"   // open/<TBS hash>: appended, signature not known to be kept
-	keyCert         = "cert/"   // cert/<TBS hash>: the released certificate, DER
-	keyAt           = "at/"     // at/<TBS hash>: the position of the issue entry, known once it is durable
+	keyCert         = "cert/"   // cert/<TBS hash>: the released certificate, and the position of its issue entry
 	keySpent        = "spent/"  // spent/<SHA-256>: a user's token that made a grant
 	keyCredential   = "cred/"   // cred/<SHA-256 of the id>: a user's authenticator
 	keyCredentialOf = "credof/" // credof/<pseudonym>/<SHA-256 of the id>
