@@ -53,6 +53,12 @@ func spawn() policy.Input {
 	return in
 }
 
+func spawnOf(scopes ...string) policy.Input {
+	in := spawn()
+	in.Request.Scope = scopes
+	return in
+}
+
 func token() policy.Input {
 	in := base(policy.PointToken)
 	in.Request = &policy.Request{Scope: []string{"database:read:patients"}, TTLSeconds: 60}
@@ -159,7 +165,7 @@ func TestConcurrentDecisions(t *testing.T) {
 
 func BenchmarkDecide(b *testing.B) {
 	e := engine(b, opa.Options{})
-	for name, in := range map[string]policy.Input{"access": access(), "spawn": spawn()} {
+	for name, in := range map[string]policy.Input{"access": access(), "spawn": spawn(), "spawn of two scopes": spawnOf("database:read:patients", "database:read:trials")} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
