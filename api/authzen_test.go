@@ -2,8 +2,12 @@ package api
 
 import (
 	"bytes"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -113,6 +117,11 @@ var badAccess = []struct {
 	{"twice", `{"subject":{"type":"agent","id":"a","id":"b"}}`, "duplicate_field (subject.id)", 400},
 	{"twice, in disguise", `{"subject":{"type":"agent","id":"a","\u0069d":"b"}}`, "duplicate_field (subject.id)", 400},
 	{"twice, in what is ignored", `{"x":{"y":[{"a":1,"a":2}]}}`, "duplicate_field (x.y[0].a)", 400},
+	{"twice, in another case", `{"subject":{"type":"agent","id":"a"},"Subject":{"id":"b"}}`, "unknown_field (Subject)", 400},
+	{"twice, the later in case", `{"Context":{"certificate_chain":["x"]},"context":{}}`, "unknown_field (Context)", 400},
+	{"in another case, deeper", `{"context":{"Certificate_Chain":["x"]}}`, "unknown_field (context.Certificate_Chain)", 400},
+	{"folded beyond ASCII", `{"\u017fubject":{"type":"agent"}}`, "unknown_field (??ubject)", 400},
+	{"in another case, escaped", `{"subject":{"type":"agent","id":"a","\u0049D":"b"}}`, "unknown_field (subject.ID)", 400},
 	{"not UTF-8", "{\"subject\":{\"id\":\"\xff\"}}", "bad_utf8", 400},
 	{"lone surrogate", `{"subject":{"id":"\ud800"}}`, "bad_utf8 (subject.id)", 400},
 	{"deep", `{"x":` + strings.Repeat(`[`, 40) + strings.Repeat(`]`, 40) + `}`, "too_deep (x[0]", 400},
@@ -205,6 +214,45 @@ func TestTheCallerSaysNothingOfTheSubject(t *testing.T) {
 	user.Context.CertificateChain, user.Resource = a.chainPEM(), q.Resource
 	if d := decodeAs[v1.EvaluationResponse](w, w.do(service, "POST", accessPath, user), 200); d.Decision || d.Context.Reasons[0] != "subject_mismatch" {
 		t.Errorf("a made-up subject with an agent's chain: %+v", d)
+	}
+}
+
+// What stands in a request once is recorded with each evaluation: neither names nor an agent's own connection make the log grow
+// by more than single requests could.
+func TestALogGrowsByWhatIsAsked(t *testing.T) {
+	w := newWorld(t)
+	a := w.agent(w.task())
+	q := question(t, a)
+	q.Subject.ID = strings.Repeat("x", 400<<10)
+	all := v1.EvaluationsRequest{Subject: &q.Subject, Action: &q.Action, Resource: &q.Resource, Evaluations: make([]v1.Evaluation, 100)}
+	before := len(w.log.entries)
+	_, junk := selfSigned(t, func(c *x509.Certificate) {
+		c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: make([]byte, 15<<10)}}
+	})
+	heavy := w.person(a.key, slices.Concat(a.cert.Certificate, [][]byte{junk, junk, junk, junk, junk}))
+	for name, ask := range map[string]func() answer{
+		"names": func() answer {
+			all.Subject = &q.Subject
+			return w.do(service, "POST", accessPath+"s", all)
+		},
+		"connection": func() answer {
+			all.Subject = &v1.Subject{Type: "agent", ID: "x"}
+			return w.send(heavy, "POST", accessPath+"s", all)
+		},
+	} {
+		out := decodeAs[v1.EvaluationsResponse](w, ask(), 200)
+		for i, e := range out.Evaluations {
+			if e.Decision || e.Context.Error == nil || e.Context.Error.Status != 400 {
+				t.Fatalf("%s, %d: %+v", name, i, e)
+			}
+		}
+	}
+	size := 0
+	for _, e := range w.log.entries[before:] {
+		size += len(e.Envelope) + len(e.Payload)
+	}
+	if size > 1<<20 {
+		t.Errorf("%d bytes in %d entries", size, len(w.log.entries)-before)
 	}
 }
 

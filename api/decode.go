@@ -31,7 +31,8 @@ func badJSON(detail string) *fault { return &fault{code: codeBadJSON, detail: de
 
 // decode reads exactly one JSON object of the given shape into v. encoding/json alone folds the case of names, takes the
 // last of duplicates, lets unknown members pass and replaces invalid UTF-8; two readers of one request must not differ,
-// so all of that is refused, with the path of the member. Lenient lets unknown members and nulls pass, and nothing else.
+// so all of that is refused, with the path of the member. Lenient lets unknown members and nulls pass, and nothing else: a
+// name that differs in case alone from a known one would be read as that by encoding/json.
 func decode(data []byte, sh *shape, lenient bool, v any) *fault {
 	if !utf8.Valid(data) {
 		return &fault{code: codeBadUTF8, detail: "the body is not UTF-8"}
@@ -207,7 +208,7 @@ func (m *members) add(name []byte, lenient bool) (*shape, *fault) {
 		m.known |= 1 << i
 		return m.shape.fields[i].shape, nil
 	}
-	if m.shape.kind == kindObject && !lenient {
+	if m.shape.kind == kindObject && (!lenient || m.shape.folds(name)) {
 		return nil, &fault{code: codeUnknownField, field: shown(name), detail: "this member is not known here"}
 	}
 	if _, twice := m.other[string(name)]; twice {

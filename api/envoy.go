@@ -56,6 +56,7 @@ func (s *Server) envoyAnswer(c *call, r extauthz.Request) ([]byte, error) {
 	}
 	d, err := s.cfg.Domain.Decide(c.ctx, c.by, delegation.DecisionRequest{
 		Chain: s.completed(q.Certificate), ResourceType: q.ResourceType, ResourceID: q.ResourceID, Action: q.Action,
+		Bare: true, // an Envoy lets through or not
 	})
 	if err != nil {
 		return s.envoyRefusal(c, err)

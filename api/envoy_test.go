@@ -217,7 +217,7 @@ func TestEnvoyUnaskable(t *testing.T) {
 	}
 	for _, p := range []string{
 		"", "patients", "/", "//patients", "/patients/", "/./patients", "/x/../patients", "/..", "/%70atients", "/patients?x=1", "/patients?", "/patients#x",
-		"/patients;x=1", `/x\..\patients`, "/a:b", "/a/*", "*", "https://records/patients",
+		"/patients;x=1", `/x\..\patients`, "/a:b", "/a/*", "/p!tients", "*", "https://records/patients",
 	} {
 		cases["path "+p] = bad{envoyAsks(leaf, path(p)), codeBadResource, in + "path"}
 	}
@@ -332,6 +332,16 @@ func TestEnvoyNeedsHTTP2(t *testing.T) {
 	a := w.do(service, "POST", extauthz.Path, "\x00\x00\x00\x00\x00", "Content-Type", extauthz.Media)
 	if a.header.Get("Grpc-Status") != "3" || !strings.HasPrefix(a.header.Get("Grpc-Message"), codeMediaType) {
 		t.Errorf("%d %v", a.status, a.header)
+	}
+}
+
+// An Envoy acts on no obligation, so it gets no permission under one.
+func TestEnvoyObligations(t *testing.T) {
+	w := newWorld(t)
+	w.obliges = true
+	a := w.ask(w.envoy(w.as(service)), envoyAsks(w.as(agent).cert.Certificate[0]))
+	if d := w.deniedWith(a, http.StatusForbidden, grpccodes.PermissionDenied); !slices.Equal(d.Reasons, []string{"obligations_unsupported"}) || d.DecisionID == "" {
+		t.Errorf("%+v", d)
 	}
 }
 

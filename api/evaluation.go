@@ -63,7 +63,8 @@ func decisionRequest(c *call, q *v1.EvaluationRequest, p *presented) (delegation
 	return req, shown.err
 }
 
-// maxChainText bounds the PEM of a chain, in bytes, to what a single evaluation can bring: each of several is recorded with it.
+// maxChainText bounds a chain, in bytes of PEM or of the connection's own certificates, to what a single evaluation can bring:
+// each of several is recorded with it.
 const maxChainText = 64 << 10
 
 // presented are the chains that one request shows. Each is parsed and examined once, however many evaluations are about it.
@@ -95,6 +96,8 @@ func (p *presented) of(c *call, blocks []string) presentation {
 		out.err = invalid(codeBadCertificate, "context.certificate_chain", "at most "+strconv.Itoa(maxChainText)+" bytes of PEM")
 	case blocks != nil:
 		out.certs, out.err = parseChain("context.certificate_chain", blocks)
+	case c.by.ID.Kind() == chain.Agent && rawSize(c.by.Certs) > maxChainText:
+		out.err = invalid(codeBadCertificate, "", "the connection's certificates have more than "+strconv.Itoa(maxChainText)+" bytes")
 	case c.by.ID.Kind() == chain.Agent:
 		out.certs = c.by.Certs
 	}
@@ -104,6 +107,13 @@ func (p *presented) of(c *call, blocks []string) presentation {
 	}
 	p.m[key] = out
 	return out
+}
+
+func rawSize(certs []*x509.Certificate) (n int) {
+	for _, c := range certs {
+		n += len(c.Raw)
+	}
+	return n
 }
 
 // complete refuses a request without a member that AuthZEN requires.

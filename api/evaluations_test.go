@@ -107,6 +107,7 @@ func TestBrokenEvaluations(t *testing.T) {
 	for item, message := range map[string]string{
 		`{}`:   "bad_request (resource.type): this member is required",
 		`null`: "wrong_type: must be an object", `7`: "wrong_type: must be an object", `[]`: "wrong_type: must be an object", `"x"`: "wrong_type: must be an object",
+		`{"resource":{"type":"a","id":"b"},"Resource":{"id":"patients"}}`: "unknown_field (Resource): this member is not known here",
 		`{"resource":"x"}`:                  "wrong_type (resource): must be an object",
 		`{"resource":{"type":"a","id":1}}`:  "wrong_type (resource.id): must be a string",
 		`{"resource":{"type":"a"}}`:         "bad_request (resource.id): this member is required",

@@ -262,12 +262,14 @@ func (c *certifier) Issue(ctx context.Context, p delegation.Prepared) ([][]byte,
 
 func (c *certifier) Limit(chain.Kind) time.Time { return time.Now().Add(24 * time.Hour) }
 
-type permit struct{}
+type permit struct{ w *world }
 
-func (permit) Decide(context.Context, policy.Input) policy.Decision {
-	return policy.Decision{
-		Allow: true, Digest: "00", Obligations: []json.RawMessage{[]byte(`{"id":"mask"}`)}, Advice: []json.RawMessage{[]byte(`{"id":"note"}`)},
+func (p permit) Decide(context.Context, policy.Input) policy.Decision {
+	d := policy.Decision{Allow: true, Digest: "00", Advice: []json.RawMessage{[]byte(`{"id":"note"}`)}}
+	if p.w.obliges {
+		d.Obligations = []json.RawMessage{[]byte(`{"id":"mask"}`)}
 	}
+	return d
 }
 
 // noProofs accepts no consent that is given elsewhere than on the pages.

@@ -25,17 +25,21 @@ func (s *Server) opaData(c *call, q *v1.OPARequest) (v1.OPAResponse, error) {
 	if err != nil {
 		return v1.OPAResponse{}, err
 	}
+	req.Bare = document == opaAllow
 	d, err := s.cfg.Domain.Decide(c.ctx, c.by, req)
 	if err != nil {
 		return v1.OPAResponse{}, err
 	}
 	// A permission that is not recorded is none.
-	out := v1.OPAAccess{Allow: d.Allow && d.Position != nil, DenyReasons: d.Reasons}
+	out := v1.OPAAccess{Allow: d.Allow && d.Position != nil, DenyReasons: d.Reasons, Advice: d.Advice}
 	if document == opaAllow {
 		return v1.OPAResponse{Result: out.Allow, DecisionID: d.ID}, nil
 	}
 	if out.DenyReasons == nil {
 		out.DenyReasons = []string{}
+	}
+	if out.Allow {
+		out.Obligations = d.Obligations
 	}
 	out.Checks = allChecks(d.Checks)
 	if d.Position != nil {

@@ -10,7 +10,7 @@ import (
 )
 
 // rateLimit tells the tightest quota that a request met, in the fields of draft-ietf-httpapi-ratelimit-headers-11: q units
-// (§3.1.1) that come back in w seconds (§3.1.3); r of them left (§4.1.1), and no more than these within t seconds (§4.1.2).
+// (§3.1.1) that come back in w seconds (§3.1.3); r of them left (§4.1.1), which may be used within t seconds (§4.1.2).
 // There is no partition key: it would name the caller, who knows it.
 func rateLimit(m *quota.Meter, h http.Header) {
 	s, ok := m.Tightest()

@@ -246,10 +246,24 @@ func (b breaking) Replay(_ context.Context, _ review.ReplayRequest, changed func
 	return review.Totals{}, errors.Join(changed(review.Change{}), b.err)
 }
 
-// Obligations and advice reach the enforcement point as AuthZEN's context.
+// Obligations and advice reach the enforcement point as AuthZEN's context, or as members of OPA's document. Where there is no
+// place for obligations nothing is permitted under one.
 func TestObligationsOnTheWire(t *testing.T) {
-	d := newWorld(t).decided()
+	w := newWorld(t)
+	w.obliges = true
+	d := w.decided()
 	if len(d.Context.Obligations) != 1 || string(d.Context.Obligations[0]) != `{"id":"mask"}` || len(d.Context.Advice) != 1 || string(d.Context.Advice[0]) != `{"id":"note"}` {
 		t.Errorf("%+v", d.Context)
+	}
+	chain := w.as(agent).chainPEM()
+	o := decodeAs[opaAnswer[v1.OPAAccess]](w, w.do(service, "POST", opaURL, opaQuery(chain, "patients")), 200).Result
+	if !o.Allow || len(o.Obligations) != 1 || string(o.Obligations[0]) != `{"id":"mask"}` || len(o.Advice) != 1 || string(o.Advice[0]) != `{"id":"note"}` {
+		t.Errorf("OPA: %+v", o)
+	}
+	if o := decodeAs[opaAnswer[v1.OPAAccess]](w, w.do(service, "POST", opaURL, opaQuery(chain, "billing")), 200).Result; o.Allow || o.Obligations != nil {
+		t.Errorf("OPA, denied: %+v", o)
+	}
+	if a := decodeAs[opaAnswer[*bool]](w, w.do(service, "POST", opaURL+"/allow", opaQuery(chain, "patients")), 200); a.Result == nil || *a.Result {
+		t.Errorf("OPA's boolean: %+v", a)
 	}
 }

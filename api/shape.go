@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -103,6 +104,11 @@ func containerShape(t reflect.Type) (*shape, error) {
 		return &shape{kind: kindMap, elem: elem}, nil
 	}
 	return &shape{kind: kindArray, elem: elem}, nil
+}
+
+// folds says whether encoding/json takes a name that is none of the fields for one of them.
+func (s *shape) folds(name []byte) bool {
+	return slices.ContainsFunc(s.fields, func(f shapeField) bool { return strings.EqualFold(f.name, string(name)) })
 }
 
 // maxFields is what the decoder's set of seen members holds.

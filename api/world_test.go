@@ -54,6 +54,8 @@ type world struct {
 	schema *contract
 	logged *lockedBuffer
 	quotas *quota.Limits // nil: as in a fresh appliance
+
+	obliges bool // policy permits under an obligation
 }
 
 // lockedBuffer is a log that is read while it is written.
@@ -126,7 +128,7 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 		limits.Quotas = *w.quotas
 	}
 	w.domain, err = delegation.New(t.Context(), delegation.Config{
-		Origin: testDomain + "/log", Trust: trust, Log: w.log, Certifier: c, Statements: statements{keys["jwt"]}, Policy: permit{},
+		Origin: testDomain + "/log", Trust: trust, Log: w.log, Certifier: c, Statements: statements{keys["jwt"]}, Policy: permit{w},
 		Resources: resources,
 		Ready:     func() error { return w.ready },
 		Provider:  func(context.Context) error { return w.idp },

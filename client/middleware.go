@@ -25,10 +25,14 @@ type Access struct {
 	User     *v1.User
 }
 
+// ReasonObligations refuses a permission under obligations where nobody would act on them.
+const ReasonObligations = "obligations_unsupported"
+
 // RequireDecision lets a request through to next only if the appliance allows the agent of this TLS connection the
 // access. The server must ask for client certificates; what they are worth is the appliance's to say, so
 // tls.RequestClientCert is enough. Without a certificate that names somebody it is 401, denied 403, and without an
-// answer 503: it never fails open. The answer of a refusal is {"reasons": […], "decision_id": …}.
+// answer 503: it never fails open. A permission under obligations is a denial here: a service that knows its policy's
+// obligations asks and acts by itself. The answer of a refusal is {"reasons": […], "decision_id": …}.
 func RequireDecision(e Evaluator, access func(*http.Request) (Access, error), next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var peer []*x509.Certificate
@@ -50,6 +54,9 @@ func RequireDecision(e Evaluator, access func(*http.Request) (Access, error), ne
 		case err != nil:
 			refuse(w, http.StatusServiceUnavailable, v1.DecisionContext{Reasons: []string{"no_decision"}})
 		case !answer.Decision:
+			refuse(w, http.StatusForbidden, answer.Context)
+		case len(answer.Context.Obligations) > 0:
+			answer.Context.Reasons = []string{ReasonObligations}
 			refuse(w, http.StatusForbidden, answer.Context)
 		default:
 			next.ServeHTTP(w, r)

@@ -48,8 +48,14 @@ func TestRequireDecision(t *testing.T) {
 		reasons []string
 		unasked bool
 	}{
-		"allowed":        {peer: []*x509.Certificate{agent}, oracle: oracle{answer: v1.EvaluationResponse{Decision: true}}, status: http.StatusOK},
-		"denied":         {peer: []*x509.Certificate{agent}, oracle: oracle{answer: denied}, status: http.StatusForbidden, reasons: []string{"scope_not_covered"}},
+		"allowed": {peer: []*x509.Certificate{agent}, oracle: oracle{answer: v1.EvaluationResponse{Decision: true}}, status: http.StatusOK},
+		"denied":  {peer: []*x509.Certificate{agent}, oracle: oracle{answer: denied}, status: http.StatusForbidden, reasons: []string{"scope_not_covered"}},
+		"obligations": {
+			peer: []*x509.Certificate{agent}, oracle: oracle{answer: v1.EvaluationResponse{
+				Decision: true, Context: v1.DecisionContext{DecisionID: "d", Obligations: []json.RawMessage{[]byte(`{"id":"mask"}`)}},
+			}},
+			status: http.StatusForbidden, reasons: []string{"obligations_unsupported"},
+		},
 		"zero answer":    {peer: []*x509.Certificate{agent}, status: http.StatusForbidden},
 		"no answer":      {peer: []*x509.Certificate{agent}, oracle: oracle{err: errors.New("down")}, status: http.StatusServiceUnavailable, reasons: []string{"no_decision"}},
 		"error and yes":  {peer: []*x509.Certificate{agent}, oracle: oracle{answer: v1.EvaluationResponse{Decision: true}, err: errors.New("late")}, status: http.StatusServiceUnavailable, reasons: []string{"no_decision"}},

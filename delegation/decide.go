@@ -6,13 +6,17 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"log/slog"
+	"strconv"
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
-// maxResource bounds the names of a resource and an action.
-const maxResource = 256
+// Bounds of what a request names, in bytes. All of it is recorded.
+const (
+	maxResource = 256  // a resource's type or id, an action
+	maxSubject  = 2048 // a SPIFFE ID (SPIFFE-ID §2.3)
+)
 
 // Decide answers one access request, and records the answer with the whole chain before it gives it. An error is a
 // request that could not be read; every other outcome is a Decision. What could not be recorded is denied.
@@ -34,17 +38,44 @@ func (s *Service) Decide(ctx context.Context, by Caller, q DecisionRequest) (Dec
 
 // mayAsk admits services, which vouch for the chain that they present, and agents about themselves.
 func (s *Service) mayAsk(by Caller, q DecisionRequest) error {
+	if err := q.check(); err != nil {
+		return err
+	}
 	switch {
-	case q.ResourceType == "" || q.ResourceID == "" || q.Action == "":
-		return refuse(Invalid, "bad_request", "resource", "a resource with type and id, and an action with a name")
-	case len(q.ResourceType) > maxResource || len(q.ResourceID) > maxResource || len(q.Action) > maxResource:
-		return refuse(Invalid, "bad_request", "resource", "names of at most 256 bytes")
 	case by.ID.Kind() == chain.Service:
 		return nil
 	case by.ID.Kind() == chain.Agent && len(q.Chain) > 0 && len(by.Certs) > 0 && q.Chain[0].Equal(by.Certs[0]):
 		return nil
 	}
 	return refuse(Forbidden, "service_required", "", "decisions are asked for by services, and by agents about themselves")
+}
+
+// check refuses a request that names too little or too much.
+func (q DecisionRequest) check() error {
+	if q.ResourceType == "" || q.ResourceID == "" || q.Action == "" {
+		return refuse(Invalid, "bad_request", "resource", "a resource with type and id, and an action with a name")
+	}
+	var user chain.User
+	if q.Principal != nil {
+		user = *q.Principal
+	}
+	for _, m := range [...]struct {
+		field, text string
+		most        int
+	}{
+		{"resource", q.ResourceType, maxResource},
+		{"resource", q.ResourceID, maxResource},
+		{"action", q.Action, maxResource},
+		{"subject", q.SubjectID, maxSubject},
+		{"expected_user", user.Issuer, chain.MaxIssuerBytes},
+		{"expected_user", user.Subject, chain.MaxSubjectBytes},
+		{"expected_orchestrator", q.Orchestrator, maxSubject},
+	} {
+		if len(m.text) > m.most {
+			return refuse(Invalid, "bad_request", m.field, "names of at most "+strconv.Itoa(m.most)+" bytes")
+		}
+	}
+	return nil
 }
 
 // answer is a Decision with what its entry needs.
@@ -111,6 +142,9 @@ func (s *Service) askPolicy(ctx context.Context, q DecisionRequest, a answer) an
 		a.Reasons = policy.Reasons
 		return a.denied("policy_denied")
 	}
+	if q.Bare && len(policy.Obligations) > 0 {
+		return a.denied("obligations_unsupported")
+	}
 	a.Allow, a.Obligations = true, policy.Obligations
 	return a
 }
@@ -144,6 +178,13 @@ func (s *Service) appendDecision(ctx context.Context, by Caller, q DecisionReque
 		d.mutations = append(unrevoked(*a.report.Delegation), must(record.Absent, revKey(chain.RevCertificate, chain.Serial(q.Chain[0])),
 			refuse(Forbidden, chain.CodeCertificateRevoked, "", "the certificate is revoked")))
 	}
+	// Who asked may have hung up; its time is a bound all the same, for many decisions can be of one request.
+	until, ok := ctx.Deadline()
+	if !ok {
+		return s.appendFirmly(ctx, d)
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
+	defer cancel()
 	return s.append(ctx, d)
 }
 
@@ -170,7 +211,8 @@ func (s *Service) decisionDraft(by Caller, q DecisionRequest, a answer) (draft, 
 	if payload.Advice, body.AdviceHash, err = hashed(a.Advice); err != nil {
 		return draft{}, err
 	}
-	if d := a.report.Delegation; d != nil {
+	if d := a.report.Delegation; d != nil && a.report.Check(chain.CheckPath).Status == chain.Pass {
+		// Anybody can write names into a certificate.
 		env.Task, env.Grant = chain.FormatUUID(d.TaskID), chain.FormatUUID(d.Grant.GrantID)
 		env.Agent, env.Orchestrator = a.report.Agent.AgentID(), nameOf(d.Hops[0].ID)
 		env.User = s.cfg.Pseudonym(d.Grant.Issuer, d.Grant.Subject)

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"github.com/signet-pki/signet/audit/record"
@@ -30,7 +31,7 @@ func (s *Service) Authenticate(certs []*x509.Certificate) (Caller, error) {
 	}
 	key := sha256.Sum256(certs[0].Raw)
 	id, ok := s.callers.get(key)
-	if !ok {
+	if !ok || !bearable(certs) {
 		var err error
 		if id, err = s.identify(certs); err != nil {
 			return Caller{}, err
@@ -38,6 +39,13 @@ func (s *Service) Authenticate(certs []*x509.Certificate) (Caller, error) {
 		s.callers.put(key, id)
 	}
 	return s.admit(id, certs)
+}
+
+// bearable says whether a chain has the size of one. What comes behind a leaf that is known is not looked at otherwise, and
+// recorded with each decision all the same.
+func bearable(certs []*x509.Certificate) bool {
+	large := func(c *x509.Certificate) bool { return len(c.Raw) > chain.MaxCertificateBytes }
+	return len(certs) <= chain.MaxChain && !slices.ContainsFunc(certs, large)
 }
 
 // identify checks what never changes about a certificate.

@@ -177,6 +177,19 @@ func TestObligationsAreRecorded(t *testing.T) {
 	ask(false, "")
 	r.rules.deny = nil
 
+	// Where nobody would learn of them there is no permission, and the entry says so.
+	d := r.mayRead(records, delegation.DecisionRequest{Chain: agent.certs, Bare: true})
+	_, body, payload := newest[record.DecisionBody, record.DecisionPayload](t, r.log)
+	if d.Allow || body.Allow || !body.PolicyAllow || !slices.Equal(body.Reasons, []string{"obligations_unsupported"}) || body.ObligationsHash != "" || d.Obligations != nil || payload.Obligations != nil {
+		t.Errorf("%+v %+v", d, body)
+	}
+	given := r.rules.obligations
+	r.rules.obligations = nil
+	if d := r.mayRead(records, delegation.DecisionRequest{Chain: agent.certs, Bare: true}); !d.Allow {
+		t.Errorf("without obligations: %+v", d)
+	}
+	r.rules.obligations = given
+
 	// Revoked while policy was asked: no obligations, and the entry tells that policy had said yes.
 	log.before(t, record.TypeDecision, func() {
 		if _, err := r.s.Revoke(t.Context(), r.operator, delegation.RevokeRequest{Kind: chain.RevTask, ID: task.ID}); err != nil {

@@ -218,6 +218,8 @@ type DecisionRequest struct {
 	ResourceType string
 	ResourceID   string
 	Action       string
+	// Bare says that the answer goes where obligations are not passed on: a permission that has some is a denial there.
+	Bare bool
 }
 
 // Decision answers a DecisionRequest. The zero value denies.

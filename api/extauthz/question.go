@@ -110,8 +110,9 @@ func checkExtensions(ext map[string]string) error {
 	return nil
 }
 
-// reserved are bytes that servers decode, cut at, or take for a separator, and the one that separates an id's segments.
-const reserved = `%?#;\*:`
+// reserved are bytes that servers decode, cut at, or take for a separator, the one that separates an id's segments, and the one
+// that Envoy puts in place of whatever is not UTF-8: the upstream gets the path as it was.
+const reserved = `%?#;\*:!`
 
 // pathID is the id of the resource that a path names: its segments, joined by colons. No two paths have the same, and what
 // a server might read as another path (a query, an encoded byte, a dot segment, an empty one) has none.

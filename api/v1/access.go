@@ -175,6 +175,9 @@ type OPAAccess struct {
 	DenyReasons []string         `json:"deny_reasons"` // codes; none when allowed
 	Checks      map[string]Check `json:"checks"`
 	AuditID     *uint64          `json:"audit_id,omitempty"` // absent: not recorded, and hence denied
+	// As in DecisionContext: what the program has to act on, or deny, and what it may act on.
+	Obligations []json.RawMessage `json:"obligations,omitempty"`
+	Advice      []json.RawMessage `json:"advice,omitempty"`
 }
 
 // AccessConfiguration is the AuthZEN metadata document of the appliance. There is no search, and hence no endpoint of it.

@@ -214,7 +214,8 @@ type DecisionBody struct {
 	Action        string            `json:"action"`
 	RequiredScope []string          `json:"required_scope,omitempty"`
 	InputHash     string            `json:"input_hash,omitempty"` // SHA-256 of the payload's input; absent where policy was not asked
-	// PolicyAllow is the policy's own answer: what was revoked in the same moment can overrule it.
+	// PolicyAllow is the policy's own answer: what was revoked in the same moment can overrule it, and a protocol that has no
+	// place for its obligations.
 	PolicyAllow     bool      `json:"policy_allow,omitempty"`
 	ObligationsHash string    `json:"obligations_hash,omitempty"` // SHA-256 of the payload's, as they stand there
 	AdviceHash      string    `json:"advice_hash,omitempty"`

@@ -3,8 +3,32 @@ package mcpmw
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 )
+
+// A body is looked at as far as it can be a message: what it would take to hold all of it is many times its size.
+func TestParseKeepsNothingOfWhatItRefuses(t *testing.T) {
+	var many strings.Builder
+	for i := range 100_000 {
+		many.WriteString(`"` + strconv.Itoa(i) + `":0,`)
+	}
+	for name, body := range map[string]string{
+		"batch":      `[` + strings.Repeat("{},", 100_000) + `{}]`,
+		"members":    `{` + many.String() + `"id":1}`,
+		"parameters": `{"id":1,"method":"tools/call","params":{` + many.String() + `"name":"search"}}`,
+	} {
+		raw := []byte(body)
+		if n := testing.AllocsPerRun(1, func() {
+			if _, err := parse(raw); err == nil {
+				t.Errorf("%s: taken", name)
+			}
+		}); n > 10_000 {
+			t.Errorf("%s: %.0f allocations", name, n)
+		}
+	}
+}
 
 // FuzzParse holds what is read against encoding/json, which folds case and takes the last of two: whatever it takes for a
 // tool call is one here, with the same name, or is refused. The body stays as it was.

@@ -7,7 +7,8 @@
 // what lists tools, or reads a resource, is not asked about.
 //
 // A message that two readers could understand differently is refused: a member twice, or in other case. What passes is
-// handed on byte by byte. It never fails open. A Mcp-Session-Id is no identity: the caller is the connection's, each time.
+// handed on byte by byte. It never fails open; a permission under obligations, on which nobody here could act, is none. A
+// Mcp-Session-Id is no identity: the caller is the connection's, each time.
 package mcpmw
 
 import (
@@ -37,8 +38,9 @@ const CodeRefused = -32050
 
 // Bounds of one request.
 const (
-	maxBody  = 4 << 20
-	maxBatch = 32
+	maxBody    = 4 << 20
+	maxBatch   = 32
+	maxMembers = 64 // of a message, and of a call's parameters; JSON-RPC knows six, MCP a few
 )
 
 // RequireDecision guards next, the MCP server of this name: one segment of a scope, so that an agent that may call its tool
@@ -65,6 +67,11 @@ type guard struct {
 
 // ServeHTTP sees requests of verified callers.
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(r.Header["Upgrade"]) > 0 {
+		// What is spoken then is not HTTP, and nobody would be asked about it.
+		write(w, http.StatusBadRequest, failure(nil, codeInvalidRequest, "upgrade_refused"))
+		return
+	}
 	switch r.Method {
 	case http.MethodGet, http.MethodDelete:
 		// Neither carries a message.
@@ -166,6 +173,9 @@ func (g *guard) decide(r *http.Request, tool string) (v1.DecisionContext, bool) 
 	case !a.Decision && len(a.Context.Reasons) == 0:
 		return no("denied")
 	case !a.Decision:
+		return a.Context, false
+	case len(a.Context.Obligations) > 0:
+		a.Context.Reasons = []string{client.ReasonObligations}
 		return a.Context, false
 	case !p.Scope.Covers(token):
 		return no(chain.CodeScopeNotCovered)

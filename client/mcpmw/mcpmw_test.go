@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -29,6 +30,7 @@ import (
 type oracle struct {
 	mu    sync.Mutex
 	allow []string
+	must  []json.RawMessage // goes with a permission
 	err   error
 	asked []v1.EvaluationRequest
 }
@@ -38,7 +40,7 @@ func (o *oracle) Evaluate(_ context.Context, q v1.EvaluationRequest) (v1.Evaluat
 	defer o.mu.Unlock()
 	o.asked = append(o.asked, q)
 	if slices.Contains(o.allow, q.Resource.ID) {
-		return v1.EvaluationResponse{Decision: true}, o.err
+		return v1.EvaluationResponse{Decision: true, Context: v1.DecisionContext{Obligations: o.must}}, o.err
 	}
 	return v1.EvaluationResponse{Context: v1.DecisionContext{DecisionID: "d-1", Reasons: []string{"policy_denied"}}}, o.err
 }
@@ -196,6 +198,15 @@ func (w *ward) send(c *http.Client, method, body string, header ...[2]string) (s
 
 const call = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"Name":"x","name":"y","name":"z"}}}`
 
+// members are so many of an object, each with a comma.
+func members(n int) string {
+	var out strings.Builder
+	for i := range n {
+		fmt.Fprintf(&out, `"_%d":0,`, i)
+	}
+	return out.String()
+}
+
 // The messages are those of the specification's pages on transports and tools, revisions 2025-03-26 (batches) and 2025-06-18.
 func TestPasses(t *testing.T) {
 	s := seen{make(chan string, 64)}
@@ -212,6 +223,7 @@ func TestPasses(t *testing.T) {
 		"notification": {`{"jsonrpc":"2.0","method":"notifications/initialized"}`, 0},
 		"list":         {`{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{}}`, 0},
 		"response":     {`{"jsonrpc":"2.0","id":3,"result":{"roots":[]}}`, 0},
+		"more members": {strings.Replace(strings.Replace(call, `"id"`, members(60)+`"id"`, 1), `"arguments"`, members(60)+`"arguments"`, 1), 1},
 		"batch":        {`[` + call + `,{"jsonrpc":"2.0","id":2,"method":"tools/list"},` + call + `]`, 2},
 	} {
 		if status, text := w.send(c, "POST", b.body); status != http.StatusOK || text != "" {
@@ -271,6 +283,8 @@ func TestRefuses(t *testing.T) {
 		"no params":             {`{"jsonrpc":"2.0","id":1,"method":"tools/call"}`, 400, "bad_message"},
 		"nobody waits":          {strings.Replace(call, `"id":1,`, ``, 1), 400, "bad_message"},
 		"null id":               {strings.Replace(call, `"id":1`, `"id":null`, 1), 400, "bad_message"},
+		"many members":          {strings.Replace(call, `"id"`, members(64)+`"id"`, 1), 400, "bad_message"},
+		"many parameters":       {strings.Replace(call, `"arguments"`, members(64)+`"arguments"`, 1), 400, "bad_message"},
 		"empty batch":           {`[]`, 400, "bad_message"},
 		"long batch":            {`[` + strings.Repeat(call+",", 32) + call + `]`, 400, "bad_message"},
 		"batch of batches":      {`[[` + call + `]]`, 400, "bad_message"},
@@ -292,6 +306,17 @@ func TestRefuses(t *testing.T) {
 	if status, _ := w.send(c, "PUT", call); status != http.StatusMethodNotAllowed {
 		t.Errorf("PUT: %d", status)
 	}
+	// What follows an upgrade is no message that could be asked about.
+	for _, method := range []string{"GET", "POST"} {
+		if status, text := w.send(c, method, call, [2]string{"Connection", "Upgrade"}, [2]string{"Upgrade", "websocket"}); status != http.StatusBadRequest {
+			t.Errorf("%s with an upgrade: %d %s", method, status, text)
+		}
+	}
+	w.oracle.must = []json.RawMessage{[]byte(`{"id":"mask"}`)}
+	if _, text := w.send(c, "POST", call); !strings.Contains(text, `"reasons":["obligations_unsupported"]`) {
+		t.Errorf("obligations: %s", text)
+	}
+	w.oracle.must = nil
 	w.oracle.err = errors.New("the appliance is away")
 	if _, text := w.send(c, "POST", call); !strings.Contains(text, `"no_decision"`) {
 		t.Errorf("no answer: %s", text)

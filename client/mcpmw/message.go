@@ -28,12 +28,13 @@ func parse(body []byte) (input, error) {
 	if !utf8.Valid(body) || !json.Valid(body) {
 		return input{}, errMessage
 	}
-	var raw []json.RawMessage // nothing of body: decoding writes into what it finds there
 	batch := bytes.TrimLeft(body, " \t\r\n")[0] == '['
-	if !batch {
-		raw = []json.RawMessage{body}
-	} else if err := json.Unmarshal(body, &raw); err != nil || len(raw) == 0 || len(raw) > maxBatch {
-		return input{}, errMessage
+	raw := []json.RawMessage{body}
+	if batch {
+		var err error
+		if raw, err = elements(body); err != nil {
+			return input{}, err
+		}
 	}
 	in := input{batch: batch}
 	for _, r := range raw {
@@ -44,6 +45,26 @@ func parse(body []byte) (input, error) {
 		in.messages = append(in.messages, m)
 	}
 	return in, nil
+}
+
+// elements are the messages of a batch.
+func elements(body []byte) ([]json.RawMessage, error) {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if _, err := dec.Token(); err != nil {
+		return nil, errMessage
+	}
+	var out []json.RawMessage
+	for dec.More() {
+		var one json.RawMessage
+		if err := dec.Decode(&one); err != nil || len(out) == maxBatch {
+			return nil, errMessage
+		}
+		out = append(out, one)
+	}
+	if len(out) == 0 {
+		return nil, errMessage
+	}
+	return out, nil
 }
 
 // parseMessage reads what a server will read. A tool call that nobody waits for is none: there would be nobody to refuse.
@@ -100,7 +121,7 @@ func members(raw json.RawMessage, known ...string) (map[string]json.RawMessage, 
 			return nil, errMessage
 		}
 		like := func(k string) bool { return strings.EqualFold(k, name) }
-		if _, twice := out[name]; twice || slices.ContainsFunc(known, like) && !slices.Contains(known, name) {
+		if _, twice := out[name]; twice || len(out) == maxMembers || slices.ContainsFunc(known, like) && !slices.Contains(known, name) {
 			return nil, errMessage
 		}
 		var value json.RawMessage

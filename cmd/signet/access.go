@@ -95,7 +95,12 @@ func (q decideCommand) Run(ctx context.Context, s *session) error {
 }
 
 func (s *session) printDecision(out v1.EvaluationResponse) error {
-	rows := []row{{"decision", "denied"}, {"reasons", strings.Join(out.Context.Reasons, " ")}, {"id", out.Context.DecisionID}}
+	rows := []row{
+		{"decision", "denied"},
+		{"reasons", strings.Join(out.Context.Reasons, " ")},
+		{"obligations", objectsText(out.Context.Obligations)},
+		{"id", out.Context.DecisionID},
+	}
 	if out.Decision {
 		rows[0].value = "allowed"
 	}

@@ -93,7 +93,7 @@ type State struct {
 	Name  Name
 	Limit Limit
 	Left  int // units that can be taken now
-	Next  int // seconds, rounded up, until there is one more: within them no more than Left can be taken
+	Next  int // seconds, rounded up, until there is one more: who takes no more than Left within them is not refused
 }
 
 // Exceeded refuses a request. Its State has nothing left.

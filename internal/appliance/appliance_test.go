@@ -76,6 +76,20 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 	}
 }
 
+// The public URL is what others are built of: what may not follow it is refused where it is written.
+func TestConfigPublicURL(t *testing.T) {
+	for url, ok := range map[string]bool{
+		"https://signet.example": true, "https://signet.example:8443/signet": true,
+		"https://signet.example/": false, "https://signet.example/signet/": false, "https://signet.example?a=b": false, "https://signet.example?": false,
+		"https://signet.example#a": false, "https://me@signet.example": false, "https:signet.example": false, "https://": false,
+	} {
+		_, err := ParseConfig([]byte(strings.Replace(example(t), "public_url: https://signet.hospital.example:8443", "public_url: \""+url+"\"", 1)))
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "public_url") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
 func TestConfigRefusesUnknownKeys(t *testing.T) {
 	for _, extra := range []string{"\nsurprise: 1\n", "\ntpm:\n  path: /dev/tpm0\n"} {
 		if _, err := ParseConfig([]byte(example(t) + extra)); err == nil {

@@ -278,7 +278,8 @@ func (c *Config) check() error {
 	_, _, err := net.SplitHostPort(c.Listen)
 	p.unless(err == nil, "listen", "host:port")
 	u, err := url.Parse(c.PublicURL)
-	p.unless(err == nil && u.Scheme == "https" && u.Host != "", "public_url", "an https URL")
+	p.unless(err == nil && u.Scheme == "https" && u.Host != "" && c.PublicURL == "https://"+u.Host+u.EscapedPath() && !strings.HasSuffix(u.Path, "/"),
+		"public_url", "an https URL without user, query, fragment or trailing slash")
 	p.unless(len(c.Names.addresses()) == len(c.Names.IPs), "names.ips", "IP addresses")
 	c.Tokens.Issuing.check(&p, "tokens.issuing")
 	c.Tokens.Audit.check(&p, "tokens.audit")

@@ -177,6 +177,9 @@ func plain(err error) string {
 
 // fetch gives nil where the server has what was seen before.
 func (p *puller) fetch(ctx context.Context) (archive []byte, etag string, err error) {
+	// Not after the client's own: a server that we hang up on may end its answer well, just in time to look whole.
+	ctx, cancel := context.WithTimeout(ctx, p.client.Timeout)
+	defer cancel()
 	r, err := p.request(ctx)
 	if err != nil {
 		return nil, "", err
@@ -200,6 +203,8 @@ func (p *puller) fetch(ctx context.Context) (archive []byte, etag string, err er
 	switch {
 	case err != nil:
 		return nil, "", err
+	case ctx.Err() != nil:
+		return nil, "", ctx.Err()
 	case len(archive) > maxPull:
 		return nil, "", fmt.Errorf("more than %d bytes", maxPull)
 	case len(archive) == 0:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -170,6 +171,29 @@ func TestPullFromABrokenServer(t *testing.T) {
 	}
 	if len(s.taken) != 0 {
 		t.Errorf("%d bundles were handed on", len(s.taken))
+	}
+}
+
+// cutOff is a transport whose answer ends well, and only because the client hung up: a server can be as fast as that.
+type cutOff struct{}
+
+func (cutOff) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, w := io.Pipe()
+	go func() {
+		_, _ = w.Write([]byte("half"))
+		<-r.Context().Done()
+		_ = w.Close()
+	}()
+	return &http.Response{StatusCode: http.StatusOK, ContentLength: -1, Header: http.Header{"Etag": {`"1"`}}, Body: body, Request: r}, nil
+}
+
+// What was cut off is no bundle, however it ended: its ETag would keep the whole one from being asked for.
+func TestPullOfACutOffAnswer(t *testing.T) {
+	s := newBundleServer(t)
+	s.puller.client = &http.Client{Transport: cutOff{}, Timeout: 10 * time.Millisecond}
+	s.polls("deadline", 0)
+	if s.puller.etag != "" {
+		t.Errorf("the ETag %s was kept", s.puller.etag)
 	}
 }
 

@@ -167,13 +167,17 @@ func (e *Engine) decide(ctx context.Context, in policy.Input, more ...rego.EvalO
 	defer stop()
 
 	select {
-	case e.slots <- struct{}{}:
-		defer func() { <-e.slots }()
-	case <-expired:
-		return e.deny(errors.New("no place became free in time"), policy.ReasonBusy)
-	case <-ctx.Done():
-		return e.deny(ctx.Err(), policy.ReasonTimeout)
+	case e.slots <- struct{}{}: // before anything else: who comes late to a free place was not kept waiting
+	default:
+		select {
+		case e.slots <- struct{}{}:
+		case <-expired:
+			return e.deny(errors.New("no place became free in time"), policy.ReasonBusy)
+		case <-ctx.Done():
+			return e.deny(ctx.Err(), policy.ReasonTimeout)
+		}
 	}
+	defer func() { <-e.slots }()
 	return e.evaluate(ctx, in, cancel, more)
 }
 

@@ -143,7 +143,12 @@ func TestEvaluationDenies(t *testing.T) {
 		if c.rule == "" {
 			rule = "package other\n\nallow := true\n"
 		}
-		e, err := opa.New(t.Context(), opa.Options{Bundle: bundleOf(rule)})
+		// Only what never ends may meet its deadline here, however busy the machine is.
+		timeout := time.Minute
+		if c.want == policy.ReasonTimeout {
+			timeout = 50 * time.Millisecond
+		}
+		e, err := opa.New(t.Context(), opa.Options{Bundle: bundleOf(rule), Timeout: timeout})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -152,8 +157,21 @@ func TestEvaluationDenies(t *testing.T) {
 		if d.Allow || !slices.Equal(d.Reasons, []string{c.want}) {
 			t.Errorf("%s: allow=%v reasons=%v fault=%v, want %s", name, d.Allow, d.Reasons, d.Fault, c.want)
 		}
+		if c.want == policy.ReasonTimeout {
+			continue
+		}
 		if d := e.Decide(t.Context(), spawn()); d.Allow || !slices.Equal(d.Reasons, []string{policy.ReasonUndefined}) {
 			t.Errorf("%s: spawn without a rule: %v %v", name, d.Allow, d.Reasons)
+		}
+	}
+}
+
+// Whose time is up before it looks for a place was not kept from one: it is told of the time, not of others.
+func TestAFreePlaceIsTaken(t *testing.T) {
+	e := engine(t, opa.Options{Bundle: bundleOf("package signet.access\n\n" + loop("allow")), Timeout: time.Nanosecond, Concurrency: 1})
+	for range 200 {
+		if d := e.Decide(t.Context(), access()); d.Allow || !slices.Equal(d.Reasons, []string{policy.ReasonTimeout}) {
+			t.Fatalf("%+v", d)
 		}
 	}
 }

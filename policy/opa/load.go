@@ -24,6 +24,7 @@ import (
 const (
 	testSuffix   = "_test.rego"
 	testsTimeout = 30 * time.Second
+	testTimeout  = 5 * time.Second // of one: a bundle is tested at each start too, and must not fail because the machine is busy
 	maxErrors    = 10
 )
 
@@ -133,7 +134,7 @@ func (l *loaded) test(ctx context.Context) error {
 	results, err := tester.NewRunner().
 		SetCompiler(newCompiler()).SetStore(l.store).SetModules(l.all).
 		SetDefaultRegoVersion(ast.RegoV1).RaiseBuiltinErrors(true).CapturePrintOutput(false).
-		SetTimeout(time.Second).
+		SetTimeout(testTimeout).
 		RunTests(ctx, nil)
 	if err != nil {
 		return uncompiled("prepare tests", err)
