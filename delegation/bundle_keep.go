@@ -174,8 +174,14 @@ func partKey(digest string, n int) string { return keyPolicyPart + digest + "/" 
 func (s *Service) keepArchive(ctx context.Context, b policy.Bundle) error {
 	key, archive := keyPolicyStored+b.Digest, b.Archive
 	st, ok, err := load[storedState](s.cfg.Log, key)
-	if err != nil || ok && st.Whole {
+	if err != nil {
 		return err
+	}
+	if ok && st.Whole {
+		// A crash while it was removed may have left some of it.
+		if old, err := s.PolicyArchive(b.Digest); err == nil && old != nil {
+			return nil
+		}
 	}
 	var parts []record.Mutation
 	for n := 0; len(archive) > 0; n++ {

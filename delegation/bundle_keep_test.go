@@ -65,6 +65,28 @@ func TestWhatCannotBeLoadedDenies(t *testing.T) {
 	}
 }
 
+// A crash while an archive was removed leaves it marked as whole: it is stored again when it is uploaded again.
+func TestHalfRemovedArchiveIsStoredAgain(t *testing.T) {
+	s := newShop(t)
+	archive := s.signed(1, "true")
+	c := s.push("main", archive)
+	mark := "policy/stored/" + c.Digest
+	was := s.log.state[mark]
+	s.push("main", s.signed(2, "true"))
+	if s.log.state[mark] != nil {
+		t.Fatal("a replaced candidate is kept")
+	}
+	s.log.state[mark] = was
+	s.push("main", archive)
+	if again, err := s.s.PolicyArchive(c.Digest); err != nil || len(again) == 0 {
+		t.Fatalf("%d bytes, %v", len(again), err)
+	}
+	s.approveBundle(s.alice, "main", c.Digest)
+	if out := s.approveBundle(s.bob, "main", c.Digest); !out.Active {
+		t.Fatalf("%+v", out)
+	}
+}
+
 // The way out of a lost key: two people approve a newer bundle by the new key.
 func TestNewerBundleHealsWhatCannotBeLoaded(t *testing.T) {
 	s := newShop(t)
