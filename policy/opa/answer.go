@@ -165,7 +165,9 @@ func (m *meter) weigh(t *ast.Term, depth int) error {
 	if depth > maxObjectDepth {
 		return fmt.Errorf("nested deeper than %d", maxObjectDepth)
 	}
-	m.left -= 2
+	if m.left -= 2; m.left < 0 {
+		return errLarge
+	}
 	switch v := t.Value.(type) {
 	case ast.String:
 		m.left -= len(v)

@@ -105,9 +105,5 @@ func written(at *ast.Location) string {
 	if at == nil {
 		return ""
 	}
-	text := strings.Join(strings.Fields(string(at.Text)), " ")
-	if len(text) > maxStepText {
-		text = strings.ToValidUTF8(text[:maxStepText], "") + "…"
-	}
-	return text
+	return cut(strings.Join(strings.Fields(string(at.Text)), " "), maxStepText)
 }

@@ -26,6 +26,7 @@ const (
 	testsTimeout = 30 * time.Second
 	testTimeout  = 5 * time.Second // of one: a bundle is tested at each start too, and must not fail because the machine is busy
 	maxErrors    = 10
+	maxDetail    = 500 // bytes of why a test did not pass: a function's error may hold all that it was given
 )
 
 // ErrTests is wrapped when a bundle has no tests of its own, or when one of them does not pass.
@@ -159,7 +160,16 @@ func resultOf(r *tester.Result) policy.TestResult {
 	default:
 		out.Detail = "failed"
 	}
+	out.Detail = cut(out.Detail, maxDetail)
 	return out
+}
+
+// cut keeps the first n bytes of a text.
+func cut(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	return strings.ToValidUTF8(text[:n], "") + "…"
 }
 
 func judgeTests(ctx context.Context, results []policy.TestResult) error {
@@ -190,12 +200,12 @@ func untested(results []policy.TestResult, why string, cause error) error {
 func (l *loaded) prepare(ctx context.Context, point policy.Point) (rego.PreparedEvalQuery, error) {
 	pkg := "data.signet." + string(point)
 	query := "allow = " + pkg + ".allow"
-	if l.has(pkg + ".deny_reasons") {
+	if l.has(ctx, point, "deny_reasons") {
 		query += "; reasons = " + pkg + ".deny_reasons"
 	}
 	for _, rule := range []string{"obligations", "advice"} {
 		// In an array, since a rule without a value, as one of a condition that does not hold, is none and no failure.
-		if point == policy.PointAccess && l.has(pkg+"."+rule) {
+		if point == policy.PointAccess && l.has(ctx, point, rule) {
 			query += "; " + rule + " = [x | x = " + pkg + "." + rule + "]"
 		}
 	}
@@ -210,8 +220,14 @@ func (l *loaded) prepare(ctx context.Context, point policy.Point) (rego.Prepared
 	return q, nil
 }
 
-// has says whether the bundle has the rule.
-func (l *loaded) has(rule string) bool { return len(l.compiler.GetRules(ast.MustParseRef(rule))) > 0 }
+// has says whether the bundle has the document, by rules or as data: what only data says counts all the same.
+func (l *loaded) has(ctx context.Context, point policy.Point, name string) bool {
+	if len(l.compiler.GetRules(ast.MustParseRef("data.signet."+string(point)+"."+name))) > 0 {
+		return true
+	}
+	_, err := storage.ReadOne(ctx, l.store, storage.Path{"signet", string(point), name})
+	return !storage.IsNotFound(err)
+}
 
 // keepTerm leaves results as they are: converting them to Go values would cost more than looking at two of them.
 func keepTerm(t *ast.Term, _ *rego.EvalContext) (any, error) { return t, nil }
