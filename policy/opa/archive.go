@@ -24,6 +24,8 @@ const (
 	maxFiles   = 512
 	maxFile    = 4 << 20
 	maxArchive = 16 << 20
+	maxRego    = 1 << 20 // of all modules: what OPA makes of them takes some hundred times the room, and no deadline ends it
+	maxName    = 255     // bytes of a name; folders are looked through one by one
 )
 
 //go:embed all:bundle
@@ -54,7 +56,7 @@ func OpenArchive(data []byte) (fs.FS, error) {
 		h, err := in.Next()
 		switch {
 		case errors.Is(err, io.EOF):
-			return files, nil
+			return files, checkFolders(files)
 		case err != nil:
 			return nil, unreadable(err)
 		case headers >= 2*maxFiles:
@@ -104,7 +106,7 @@ func unpack(files fstest.MapFS, h *tar.Header, in io.Reader) (int, error) {
 		return 0, nil
 	}
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-	if h.Typeflag != tar.TypeReg || !fs.ValidPath(name) || strings.Contains(h.Name, "..") {
+	if h.Typeflag != tar.TypeReg || !fs.ValidPath(name) || strings.Contains(h.Name, "..") || len(h.Name) > maxName {
 		return 0, policy.RefuseBundle(policy.BundleFile, "%.100q is not a plain file", h.Name)
 	}
 	_, twice := files[name]
@@ -127,6 +129,18 @@ func unpack(files fstest.MapFS, h *tar.Header, in io.Reader) (int, error) {
 	return len(b), nil
 }
 
+// checkFolders refuses a file in the place of a folder: what is below it would be hidden.
+func checkFolders(files fstest.MapFS) error {
+	for name := range files {
+		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+			if _, ok := files[dir]; ok {
+				return policy.RefuseBundle(policy.BundleFile, "%.100q is a file and a folder", dir)
+			}
+		}
+	}
+	return nil
+}
+
 func tooLarge(name string) error {
 	return policy.RefuseBundle(policy.BundleTooLarge, "%.100q is larger than %d bytes", name, maxFile)
 }
@@ -135,7 +149,7 @@ func tooLarge(name string) error {
 // to be signed. Anything else is refused rather than ignored, so that the digest covers all that is there and nothing is
 // there without effect.
 func collect(bundle fs.FS, signed bool) (map[string][]byte, error) {
-	files, total := map[string][]byte{}, 0
+	files, total, rego := map[string][]byte{}, 0, 0
 	err := fs.WalkDir(bundle, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -148,6 +162,12 @@ func collect(bundle fs.FS, signed bool) (map[string][]byte, error) {
 		}
 		if total += len(files[name]); total > maxArchive || len(files) > maxFiles {
 			return policy.RefuseBundle(policy.BundleTooLarge, "more than %d files or %d bytes", maxFiles, maxArchive)
+		}
+		if strings.HasSuffix(name, ".rego") {
+			rego += len(files[name])
+		}
+		if rego > maxRego {
+			return policy.RefuseBundle(policy.BundleTooLarge, "more than %d bytes of Rego", maxRego)
 		}
 		return nil
 	})
@@ -200,7 +220,7 @@ func pack(files map[string][]byte) ([]byte, error) {
 			ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR,
 		}
 		if err := t.WriteHeader(h); err != nil {
-			return nil, fmt.Errorf("opa: pack %q: %w", name, err)
+			return nil, policy.RefuseBundle(policy.BundleFile, "%.100q: not a name of USTAR: ASCII, 100 bytes after the last folder that fits into 155", name)
 		}
 		if _, err := t.Write(files[name]); err != nil {
 			return nil, fmt.Errorf("opa: pack %q: %w", name, err)

@@ -60,6 +60,11 @@ func bombs() map[string]string {
 		"regex instructions":   fmt.Sprintf("allow if regex.match(\"%s$\", %q)\n", strings.Repeat("(a{0,30}){30}", 100), long),
 		"regex length":         fmt.Sprintf("allow if regex.match(\"%s$\", %q)\n", strings.Repeat("a?", 2000), long),
 		"glob":                 fmt.Sprintf("allow if glob.match(\"%s\", [], %q)\n", strings.Repeat("*a", 12)+"b", long[:2000]),
+		"product":              "allow if {\n\tl := " + digits + "\n\tproduct([1.5e300 | " + vars[:63] + "]) < 0\n}\n",
+		"numbers in json":      fmt.Sprintf("allow if sort(json.unmarshal(%q))[0] == 0\n", "["+strings.Repeat("1.5e-30000,2.5e-30000,", 5000)+"0]"),
+		"indexof":              fmt.Sprintf("allow if indexof(%q, %q) > 0\n", strings.Repeat("é", 60_000), strings.Repeat("é", 30_000)+"x"),
+		"trim":                 fmt.Sprintf("allow if trim(%q, %q) == \"\"\n", strings.Repeat("ĩ", 60_000)+"x", strings.Repeat("é", 60_000)+"ĩ"),
+		"regex kept":           fmt.Sprintf("allow if regex.match(%q, \"\")\n", long[:20_000]),
 		"number squared":       strings.Replace(doubled("99999999999999999999", "%[2]s * %[2]s", 40), "count(x40) > 0", "x40 < 0", 1),
 	}
 }
@@ -119,6 +124,18 @@ func allocated() uint64 {
 	return m.TotalAlloc
 }
 
+// What data is large enough to hold is not put in order in one step.
+func TestLargeDataIsNotSorted(t *testing.T) {
+	numbers := `{"n":[` + strings.Repeat("1.5,", 100_000) + `1]}`
+	for _, call := range []string{"sort(data.n)[0]", "max(data.n)", "min(data.n)"} {
+		b := with(bundleOf("package signet.access\n\nallow if "+call+" == 1\n"), "data.json", numbers)
+		d := engine(t, opa.Options{Bundle: b, Timeout: evalTimeout}).Decide(t.Context(), access())
+		if d.Allow || !slices.Equal(d.Reasons, []string{policy.ReasonError}) {
+			t.Errorf("%s: %v %v %v", call, d.Allow, d.Reasons, d.Fault)
+		}
+	}
+}
+
 // What an honest policy does with text, numbers and patterns is within the bounds.
 func TestGuardsLetWorkThrough(t *testing.T) {
 	e := engine(t, opa.Options{Timeout: evalTimeout, Bundle: bundleOf(`package signet.access
@@ -161,6 +178,7 @@ func TestNoBuiltinWithoutEnd(t *testing.T) {
 		"object growth": doubled(`["x"]`, "{1: %[2]s, 2: [%[2]s]}", 40),
 		"pattern":       doubled(`["x"]`, "y%[1]d; [y%[1]d, _] = [[%[2]s, %[2]s], 1]", 40),
 		"number":        "allow if 1e300000000 % 7 == 1",
+		"tiny number":   "allow if 1.5e-30000 > 0",
 		"recursion":     "allow if f(1)\n\nf(x) if f(x + 1)",
 	} {
 		if _, err := opa.New(t.Context(), opa.Options{Bundle: bundleOf("package signet.access\n\n" + rule + "\n")}); err == nil {

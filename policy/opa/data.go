@@ -75,7 +75,7 @@ func (w *walker) value(depth int) error {
 	}
 	switch t := t.(type) {
 	case json.Number:
-		if _, err := t.Float64(); err != nil || len(t) > 64 {
+		if _, err := t.Float64(); err != nil || len(t) > 64 || !modest(string(t)) {
 			return errors.New("a number that no float can hold")
 		}
 	case json.Delim:

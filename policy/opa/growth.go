@@ -1,6 +1,8 @@
 package opa
 
 import (
+	"strings"
+
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/signet-pki/signet/policy"
@@ -27,6 +29,9 @@ type definition struct {
 
 func checkGrowth(modules map[string]*ast.Module) error {
 	for _, m := range modules {
+		if at := immodest(m); at != nil {
+			return policy.RefuseBundle(policy.BundleCompile, "compile bundle: %v: a number that no float can hold", at)
+		}
 		for _, r := range m.Rules {
 			g := growth{size: map[ast.Var]int{}}
 			ast.WalkExprs(r, func(e *ast.Expr) bool {
@@ -41,6 +46,17 @@ func checkGrowth(modules map[string]*ast.Module) error {
 		}
 	}
 	return nil
+}
+
+// immodest finds a number that only its exponent makes short.
+func immodest(m *ast.Module) (at *ast.Location) {
+	ast.WalkTerms(m, func(t *ast.Term) bool {
+		if n, ok := t.Value.(ast.Number); ok && strings.ContainsAny(string(n), "eE") && !modest(string(n)) {
+			at = t.Location
+		}
+		return at != nil
+	})
+	return at
 }
 
 // unify notes what variables become where two terms are made equal.

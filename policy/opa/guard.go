@@ -1,6 +1,7 @@
 package opa
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -19,12 +20,16 @@ import (
 const (
 	maxText     = 256 << 10 // bytes of text
 	maxItems    = 64 << 10  // members of an array that is made of two
+	maxOrdered  = 64 << 10  // bytes of what is put in order, as text
 	maxDigits   = 512       // of a number as written
-	maxExponent = 1000
-	maxWidth    = 999     // of a verb of sprintf
-	maxMatch    = 8 << 20 // instructions of a pattern times bytes of its subject
-	maxRepeat   = 256     // bytes of a pattern with {…}, which can make many instructions of few characters
-	maxGlob     = 1e7     // positions that stars can take in a subject
+	maxExponent = 308       // a float's: beyond it comparing two numbers takes as long as multiplying them
+	maxProduct  = 4096      // digits and exponents of all numbers that are multiplied
+	maxWidth    = 999       // of a verb of sprintf
+	maxMatch    = 8 << 20   // instructions of a pattern times bytes of its subject
+	maxScan     = 8 << 20   // bytes of a text times bytes of what is looked for in it, rune by rune
+	maxPattern  = 16 << 10
+	maxRepeat   = 256 // bytes of a pattern with {…}, which can make many instructions of few characters
+	maxGlob     = 1e7 // positions that stars can take in a subject
 )
 
 var errGuard = errors.New("larger than one call of a function may take or make")
@@ -46,17 +51,19 @@ var guard = sync.OnceFunc(func() {
 func guards() map[string]func([]*ast.Term) error {
 	out := map[string]func([]*ast.Term) error{
 		"concat": guardConcat, "replace": guardReplace, "sprintf": guardSprintf, "array.concat": guardArrays,
-		"regex.match": guardRegex, "glob.match": guardGlob,
+		"regex.match": guardRegex, "glob.match": guardGlob, "product": guardProduct, "to_number": guardToNumber, "json.unmarshal": guardJSON,
+		"indexof": guardScan,
+		"trim":    guardScan, "trim_left": guardScan, "trim_right": guardScan, "sort": guardOrder, "max": guardOrder, "min": guardOrder,
 	}
 	for _, name := range []string{
-		"internal.template_string", "json.marshal", "json.unmarshal", "json.is_valid", "upper", "lower", "split", "substring", "trim",
-		"trim_left", "trim_right", "trim_prefix", "trim_suffix", "trim_space", "indexof", "strings.count", "to_number",
+		"internal.template_string", "json.marshal", "json.is_valid", "upper", "lower", "split", "substring",
+		"trim_prefix", "trim_suffix", "trim_space", "strings.count",
 		"base64.encode", "base64.decode", "base64url.encode_no_pad", "base64url.decode", "hex.encode", "hex.decode", "crypto.sha256",
 		"regex.is_valid", "semver.is_valid", "semver.compare",
 	} {
 		out[name] = guardText
 	}
-	for _, name := range []string{"plus", "minus", "mul", "div", "round", "ceil", "floor", "abs", "rem", "format_int", "sum", "product"} {
+	for _, name := range []string{"plus", "minus", "mul", "div", "round", "ceil", "floor", "abs", "rem", "format_int", "sum"} {
 		out[name] = guardNumbers
 	}
 	return out
@@ -79,11 +86,15 @@ func (s *scale) weigh(v ast.Value) bool {
 		s.left -= len(v)
 	case ast.Number:
 		s.left -= len(v)
-	case *ast.Array:
-		err = v.Iter(more)
-	case ast.Set:
+	case list: // a set is put in order to be gone through
+		if v.Len() > s.left {
+			return false
+		}
 		err = v.Iter(more)
 	case ast.Object:
+		if v.Len() > s.left {
+			return false
+		}
 		err = v.Iter(func(k, t *ast.Term) error { return errors.Join(more(k), more(t)) })
 	}
 	return err == nil && s.left >= 0
@@ -198,12 +209,94 @@ func guardNumbers(operands []*ast.Term) error {
 }
 
 func modest(number string) bool {
-	mantissa, exponent, ok := strings.Cut(strings.ToLower(number), "e")
-	if !ok || len(mantissa) > maxDigits {
-		return len(mantissa) <= maxDigits
+	_, ok := extent(number)
+	return ok
+}
+
+// extent is how many digits a number has and moves, if they are not too many.
+func extent(number string) (n int, ok bool) {
+	mantissa, exponent, found := strings.Cut(strings.ToLower(number), "e")
+	if !found || len(mantissa) > maxDigits {
+		return len(mantissa), len(mantissa) <= maxDigits
 	}
 	e, err := strconv.Atoi(exponent)
-	return err == nil && e <= maxExponent && e >= -maxExponent
+	e = max(e, -e)
+	return len(mantissa) + e, err == nil && e >= 0 && e <= maxExponent
+}
+
+// guardJSON looks at the numbers before anybody makes more than text of them.
+func guardJSON(operands []*ast.Term) error {
+	if err := guardText(operands); err != nil {
+		return err
+	}
+	text, ok := operands[0].Value.(ast.String)
+	if !ok {
+		return nil
+	}
+	d := json.NewDecoder(strings.NewReader(string(text)))
+	d.UseNumber()
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return nil //nolint:nilerr // its end, or not JSON: it will say so
+		}
+		if n, ok := t.(json.Number); ok && !modest(string(n)) {
+			return errGuard
+		}
+	}
+}
+
+// guardProduct is for numbers each of which is modest.
+func guardProduct(operands []*ast.Term) error {
+	total := 0
+	add := func(t *ast.Term) error {
+		n, is := t.Value.(ast.Number)
+		if !is {
+			return nil // it will say so
+		}
+		digits, ok := extent(string(n))
+		if total += digits; !ok || total > maxProduct {
+			return errGuard
+		}
+		return nil
+	}
+	if of, ok := operands[0].Value.(list); ok && of.Len() <= maxProduct {
+		return of.Iter(add)
+	}
+	return errGuard
+}
+
+func guardToNumber(operands []*ast.Term) error {
+	if s, ok := operands[0].Value.(ast.String); ok && !modest(string(s)) {
+		return errGuard
+	}
+	return nil
+}
+
+// guardOrder is for what is compared again and again.
+func guardOrder(operands []*ast.Term) error {
+	s := scale{left: maxOrdered}
+	if !s.weigh(operands[0].Value) {
+		return errGuard
+	}
+	return nil
+}
+
+// guardScan is for what is not ASCII: it is looked for rune by rune.
+func guardScan(operands []*ast.Term) error {
+	if err := guardText(operands); err != nil {
+		return err
+	}
+	text, ok1 := operands[0].Value.(ast.String)
+	what, ok2 := operands[1].Value.(ast.String)
+	if ok1 && ok2 && !(ascii(string(text)) && ascii(string(what))) && len(text)*len(what) > maxScan {
+		return errGuard
+	}
+	return nil
+}
+
+func ascii(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
 }
 
 // guardRegex bounds the steps of a match, which are at most the pattern's instructions for each byte.
@@ -215,6 +308,9 @@ func guardRegex(operands []*ast.Term) error {
 	subject, ok2 := operands[1].Value.(ast.String)
 	if !ok1 || !ok2 {
 		return nil
+	}
+	if len(pattern) > maxPattern { // compiled patterns are kept, a hundred of them
+		return errGuard
 	}
 	instructions := 2 * len(pattern)
 	if strings.Contains(string(pattern), "{") {

@@ -248,6 +248,10 @@ func TestSignedAndRefused(t *testing.T) {
 		"failing test":     {rule("true").With("y_test.rego", "package signet.y_test\n\ntest_no if false\n"), policy.BundleTests},
 		"no test":          {without(rule("true"), "x_test.rego"), policy.BundleTests},
 		"deep data":        {rule("true").With("data.json", strings.Repeat(`{"a":`, 40)+"1"+strings.Repeat("}", 40)), policy.BundleData},
+		"tiny number":      {rule("true").With("data.json", `{"a":1e-300000000}`), policy.BundleData},
+		"much Rego":        {rule("true").With("more.rego", "package signet.more\n"+strings.Repeat("\n", 1<<20)), policy.BundleTooLarge},
+		"name not ASCII":   {rule("true").With("é.rego", "package signet.more\n"), policy.BundleFile},
+		"name too long":    {rule("true").With(strings.Repeat("x", 120)+".rego", "package signet.more\n"), policy.BundleFile},
 		"huge number":      {rule("true").With("data.json", `{"a":1e999999}`), policy.BundleData},
 		"number of values": {rule("true").With("data.json", `{"a":[`+strings.Repeat("1,", 260_000)+`1]}`), policy.BundleData},
 		"bytes of data":    {manyData(rule("true")), policy.BundleData},
@@ -276,6 +280,22 @@ func TestResultsOfFailingTests(t *testing.T) {
 	for _, r := range refused.Tests {
 		if r.Passed != (r.Name == "data.signet.some_test.test_something") || r.Passed == (r.Detail != "") {
 			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// What a test says about its failure is not as long as what it was given.
+func TestDetailsOfTestsAreShort(t *testing.T) {
+	given := strings.Repeat("é", 50_000)
+	b := bundleOf("package signet.access\n\nallow if true\n")
+	_, err := opa.New(t.Context(), opa.Options{Bundle: with(b, "y_test.rego", "package signet.y_test\n\ntest_wrong if time.parse_rfc3339_ns(\""+given+"\") == 1\n")})
+	var refused *policy.BundleError
+	if !errors.As(err, &refused) || len(refused.Tests) != 2 {
+		t.Fatalf("%v", err)
+	}
+	for _, r := range refused.Tests {
+		if len(r.Detail) > 520 || !r.Passed && !strings.Contains(r.Detail, "parse_rfc3339_ns") {
+			t.Errorf("%d bytes: %.200s", len(r.Detail), r.Detail)
 		}
 	}
 }
@@ -312,6 +332,8 @@ func TestArchivesRefused(t *testing.T) {
 		"climbing":           {policybundle.Pack(t, reg("../a.rego", "x")), policy.BundleFile},
 		"twice":              {policybundle.Pack(t, reg("a.rego", "x"), reg("/a.rego", "x")), policy.BundleFile},
 		"signatures twice":   {policybundle.Pack(t, reg(policybundle.Signatures, "x"), reg("./"+policybundle.Signatures, "x")), policy.BundleSignatures},
+		"deep":               {policybundle.Pack(t, reg(strings.Repeat("a/", 128)+"x.rego", "")), policy.BundleFile},
+		"below a file":       {policybundle.Pack(t, reg("a.rego", "x"), reg("a.rego/b.rego", "x")), policy.BundleFile},
 		"600 files":          {policybundle.Pack(t, files...), policy.BundleTooLarge},
 		"100,000 folders":    {bytes.Repeat(member(t, thousand), 100), policy.BundleTooLarge},
 		"20 MB unpacked":     {large, policy.BundleTooLarge},
