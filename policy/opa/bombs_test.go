@@ -24,6 +24,29 @@ func doubled(first, form string, n int) string {
 	return b.String()
 }
 
+// shared makes v<n>, which is small in memory: each holds the one before again and again.
+func shared(v, first string, n int, again string) string {
+	out := fmt.Sprintf("\t%s0 := %s\n", v, first)
+	for i := range n {
+		out += fmt.Sprintf("\t%s%d := [%[1]s%[3]d | some _ in %[4]s]\n", v, i+1, i, again)
+	}
+	return out
+}
+
+// called is likewise by calls of a function.
+func called(f string, n int) string {
+	out := fmt.Sprintf("\t%s0 := input.point\n", f)
+	for i := range n {
+		out += fmt.Sprintf("\t%s%d := %[1]s(%[1]s%[3]d)\n", f, i+1, i)
+	}
+	return out
+}
+
+// sharing is a rule that makes a large object of small values.
+func sharing(name string) string {
+	return name + "[k] := x12 if {\n\tsome k in split(\"" + strings.Repeat(",k", 3) + "\", \"\")\n" + shared("x", "input.point", 12, "[1, 2]") + "}\n\n"
+}
+
 // bombs are policies that would take all time or memory there is.
 func bombs() map[string]string {
 	long := strings.Repeat("a", 60_000)
@@ -65,6 +88,13 @@ func bombs() map[string]string {
 		"indexof":              fmt.Sprintf("allow if indexof(%q, %q) > 0\n", strings.Repeat("é", 60_000), strings.Repeat("é", 30_000)+"x"),
 		"trim":                 fmt.Sprintf("allow if trim(%q, %q) == \"\"\n", strings.Repeat("ĩ", 60_000)+"x", strings.Repeat("é", 60_000)+"ĩ"),
 		"regex kept":           fmt.Sprintf("allow if regex.match(%q, \"\")\n", long[:20_000]),
+		"shared, compared":     "allow if {\n" + shared("x", "input.point", 40, "[1, 2]") + shared("y", "input.point", 40, "[1, 2]") + "\tx40 == y40\n}\n",
+		"shared, not equal":    "allow if {\n" + shared("x", "input.point", 40, "[1, 2]") + shared("y", "input.point", 40, "[1, 2]") + "\tnot x40 == y40\n}\n",
+		"shared, in order":     "allow if {\n" + shared("x", "input.point", 40, "[1, 2]") + shared("y", "input.point", 40, "[1, 2]") + "\tx40 < y40\n}\n",
+		"shared by functions":  "allow if {\n" + called("f", 40) + called("g", 40) + "\tf40 == g40\n}\n\nf(x) := [x | some _ in [1, 2]]\n\ng(x) := [x | some _ in [1, 2]]\n",
+		"shared in an object":  "allow if o == p\n\n" + sharing("o") + sharing("p"),
+		"shared, no object":    "allow if not o == p\n\n" + sharing("o") + sharing("p"),
+		"shared, answered":     "allow := true\n\nobligations := [{\"a\": x6}] if {\n" + shared("x", "[]", 6, `split("`+strings.Repeat(",", 63)+`", ",")`) + "}\n",
 		"number squared":       strings.Replace(doubled("99999999999999999999", "%[2]s * %[2]s", 40), "count(x40) > 0", "x40 < 0", 1),
 	}
 }
@@ -162,6 +192,61 @@ allow if {
 	}
 }
 
+// Measuring what a policy makes changes no answer.
+func TestMeasuringChangesNoAnswer(t *testing.T) {
+	e := engine(t, opa.Options{Timeout: evalTimeout, Bundle: bundleOf(`package signet.access
+
+allow if {
+	o == p
+	not o == q
+	not o == nothing
+	[r | some r in input.user.roles] == ["physician", "analyst"]
+	{k: v | some k, v in o} == p
+	f(1) == [1, 1]
+	[a, b] := f(2)
+	a + b == 4
+	[f(a), _] = [[c, c], f(b)]
+	c == 2
+	s == {[1, 1], [2, 2]}
+	some [1, d] in s
+	g({"x": [d, d]}) == {"v": [[1, 1], [1, 1]]}
+	every x in [y | some y in s] { count(x) == 2 }
+	h == "else"
+	{x | some x in s} == {x | some x in s} with input as {}
+}
+
+o[k] := [k, k] if some k in ["a", "b"]
+
+p := {"a": ["a", "a"], "b": ["b", "b"]}
+
+q[k] := [k, "x"] if some k in ["a", "b"]
+
+nothing := {"a": ["a", "a"]} if input.nothing
+
+f(x) := [x, x]
+
+g(x) := {"v": y} if y := f(x.x)
+
+s contains f(x) if some x in [1, 2]
+
+h := [1] if {
+	input.nothing
+} else := "else"
+`)})
+	if d := e.Decide(t.Context(), access()); !d.Allow {
+		t.Errorf("%v %v", d.Reasons, d.Fault)
+	}
+}
+
+// rules makes x<n> of x0, a rule each.
+func rules(n int) string {
+	out := ""
+	for i := range n {
+		out += fmt.Sprintf("x%d := [x%d, x%[2]d]\n\n", i+1, i)
+	}
+	return out
+}
+
 // What a policy may not use does not compile.
 func TestNoBuiltinWithoutEnd(t *testing.T) {
 	for name, rule := range map[string]string{
@@ -175,6 +260,7 @@ func TestNoBuiltinWithoutEnd(t *testing.T) {
 		"repeat":        `allow if count(strings.render_template("x", {})) > 1`,
 		"patch":         `allow if json.patch({}, []) == {}`,
 		"growth":        doubled(`["x"]`, "[%[2]s, %[2]s]", 40),
+		"rules' growth": "allow if x40 == []\n\nx0 := [input.point]\n\n" + rules(40),
 		"object growth": doubled(`["x"]`, "{1: %[2]s, 2: [%[2]s]}", 40),
 		"pattern":       doubled(`["x"]`, "y%[1]d; [y%[1]d, _] = [[%[2]s, %[2]s], 1]", 40),
 		"number":        "allow if 1e300000000 % 7 == 1",

@@ -4,21 +4,22 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-
-	"github.com/signet-pki/signet/policy"
 )
 
-// maxGrowth is how large a value may become of variables that stand in it more than once.
+// maxGrowth is how large a value may become of variables and rules that stand in it more than once.
 const maxGrowth = 64 << 10
 
 // maxRounds is how often definitions are gone through; those in the order of their lines need one.
 const maxRounds = 64
 
-// growth finds values that double with each line of a rule, as x1 := [x0, x0]; x2 := [x1, x1] do. OPA makes such a value of
-// copies, in one step that no deadline interrupts: forty lines are more than all memory. It is refused before it is active.
+// growth finds values that double with each line, as x1 := [x0, x0]; x2 := [x1, x1] do, be they variables or rules. OPA makes
+// such a value of copies, and its type too when it compiles, in one step that no deadline interrupts: forty lines are more than
+// all memory. It is refused before it is active.
 type growth struct {
+	rules   func(ast.Ref) []*ast.Rule
 	defined []definition
-	size    map[ast.Var]int
+	size    map[ast.Var]int // local variables have different names in all rules by then
+	heads   map[*ast.Rule]int
 }
 
 // definition is a variable and what it can become.
@@ -27,22 +28,28 @@ type definition struct {
 	value ast.Value
 }
 
-func checkGrowth(modules map[string]*ast.Module) error {
-	for _, m := range modules {
+// checkGrowth is a stage of the compiler, before the one that makes types.
+func checkGrowth(c *ast.Compiler) *ast.Error {
+	if c.Failed() {
+		return nil
+	}
+	g := growth{rules: c.GetRules, size: map[ast.Var]int{}, heads: map[*ast.Rule]int{}}
+	for _, m := range c.Modules {
 		if at := immodest(m); at != nil {
-			return policy.RefuseBundle(policy.BundleCompile, "compile bundle: %v: a number that no float can hold", at)
+			return ast.NewError(ast.CompileErr, at, "a number that no float can hold")
 		}
-		for _, r := range m.Rules {
-			g := growth{size: map[ast.Var]int{}}
-			ast.WalkExprs(r, func(e *ast.Expr) bool {
-				if o := e.Operands(); len(o) == 2 && (e.IsEquality() || e.IsAssignment()) {
-					g.unify(o[0], o[1])
-				}
-				return false
-			})
-			if !g.settles() || g.exceeds(r) {
-				return policy.RefuseBundle(policy.BundleCompile, "compile bundle: %v: a value grows with each use of a variable to more than %d parts", r.Location, maxGrowth)
+		ast.WalkExprs(m, func(e *ast.Expr) bool {
+			if o := e.Operands(); len(o) == 2 && e.IsEquality() {
+				g.unify(o[0], o[1])
 			}
+			return false
+		})
+		ast.WalkRules(m, func(r *ast.Rule) bool { g.heads[r] = 1; return false })
+	}
+	settled := g.settles()
+	for r := range g.heads {
+		if !settled || g.exceeds(r) {
+			return ast.NewError(ast.CompileErr, r.Location, "a value grows with each use of a variable or a rule to more than %d parts", maxGrowth)
 		}
 	}
 	return nil
@@ -94,11 +101,27 @@ func (g *growth) settles() bool {
 				g.size[d.name], changed = n, true
 			}
 		}
+		for r, old := range g.heads {
+			if n := g.head(r); n > old {
+				g.heads[r], changed = n, true
+			}
+		}
 		if !changed {
 			return true
 		}
 	}
 	return false
+}
+
+// head weighs what a rule makes of one evaluation of its body.
+func (g *growth) head(r *ast.Rule) int {
+	n := 1
+	for _, t := range []*ast.Term{r.Head.Key, r.Head.Value} {
+		if t != nil {
+			n = min(n+g.weigh(t.Value), maxGrowth+1)
+		}
+	}
+	return n
 }
 
 func (g *growth) exceeds(r *ast.Rule) bool {
@@ -117,6 +140,10 @@ func (g *growth) weigh(value ast.Value) int {
 	switch v := value.(type) {
 	case ast.Var:
 		n = max(n, g.size[v])
+	case ast.Ref:
+		for _, r := range g.rules(v) {
+			n = min(n+g.heads[r], maxGrowth+1)
+		}
 	case *ast.Array:
 		v.Foreach(add)
 	case ast.Set:

@@ -37,6 +37,7 @@ var errGuard = errors.New("larger than one call of a function may take or make")
 // guard puts the bounds in front of OPA's own functions. OPA looks these up in one table of the process, before it looks at
 // an engine's, so this is done once, before anything is evaluated.
 var guard = sync.OnceFunc(func() {
+	registerMeasure()
 	for name, check := range guards() {
 		call := topdown.GetBuiltin(name)
 		topdown.RegisterBuiltinFunc(name, func(b topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {

@@ -3,7 +3,6 @@ package opa_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -190,18 +189,6 @@ func TestDataCounts(t *testing.T) {
 		if d.Allow != (want == "") || want != "" && !slices.Equal(d.Reasons, []string{want}) {
 			t.Errorf("%s: allow=%v %v %v", data, d.Allow, d.Reasons, d.Fault)
 		}
-	}
-}
-
-// An answer that is small in memory, its parts shared, is as large as it would be written. It is weighed after the deadline.
-func TestSharedAnswerIsWeighedInTime(t *testing.T) {
-	rule := "package signet.access\n\nallow := true\n\nx0 := []\n\n"
-	for i := range 6 {
-		rule += fmt.Sprintf("x%d := [%s]\n\n", i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("x%d,", i), 64), ","))
-	}
-	e := engine(t, opa.Options{Bundle: bundleOf(rule + "obligations := [{\"a\": x6}]\n"), Timeout: evalTimeout})
-	if d := e.Decide(t.Context(), access()); d.Allow || !slices.Equal(d.Reasons, []string{policy.ReasonObligation}) {
-		t.Errorf("%v %v %v", d.Allow, d.Reasons, d.Fault)
 	}
 }
 

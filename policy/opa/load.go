@@ -64,9 +64,6 @@ func load(ctx context.Context, archive []byte, signer Key) (*loaded, error) {
 	for _, m := range b.Modules {
 		l.all[m.Path] = m.Parsed
 	}
-	if err := checkGrowth(l.all); err != nil {
-		return nil, err
-	}
 	if err := l.compile(ctx); err != nil {
 		return nil, err
 	}
@@ -108,7 +105,9 @@ func newCompiler() *ast.Compiler {
 		WithDefaultRegoVersion(ast.RegoV1).
 		WithStrict(true).
 		WithEnablePrintStatements(false).
-		SetErrorLimit(maxErrors)
+		SetErrorLimit(maxErrors).
+		WithStageAfterID(ast.StageCheckRecursion, ast.CompilerStageDefinition{Name: "CheckGrowth", MetricName: "check_growth", Stage: checkGrowth}).
+		WithStageAfterID(ast.StageBuildRequiredCapabilities, ast.CompilerStageDefinition{Name: "MeasureValues", MetricName: "measure_values", Stage: measureValues})
 }
 
 // compile compiles what decides: the tests stay out of it.
