@@ -89,7 +89,7 @@ type approvalState struct {
 	Registration string    `json:"registration,omitempty"`
 	Serial       string    `json:"serial"` // of the certificate that approved
 	At           time.Time `json:"at"`
-	Base         string    `json:"base"` // digest of what was active then, "" for the default bundle
+	Base         string    `json:"base"` // digest of what was active then
 }
 
 // activeState is the bundle that decides.
@@ -109,6 +109,18 @@ func (s *Service) active() (st activeState, raw []byte, err error) {
 		return st, nil, err
 	}
 	return *v, raw, nil
+}
+
+// base is the digest of what a candidate would replace: the default bundle has one, too, and another after an upgrade.
+func (s *Service) base(ctx context.Context, active activeState) string {
+	if active.Digest != "" {
+		return active.Digest
+	}
+	b, err := s.cfg.bundles().Default(ctx)
+	if err != nil {
+		return ""
+	}
+	return b.Bundle().Digest
 }
 
 // candidate reads one, with its value in the state.
@@ -134,7 +146,8 @@ func (s *Service) Bundles(ctx context.Context) ([]BundleStatus, error) {
 		return nil, internal("read active bundle", err)
 	}
 	out := []BundleStatus{s.activeStatus(ctx, active)}
-	err = s.candidates(ctx, func(c candidateState) { out = append(out, s.candidateStatus(c, active.Digest)) })
+	base := s.base(ctx, active)
+	err = s.candidates(ctx, func(c candidateState) { out = append(out, s.candidateStatus(c, base)) })
 	if err != nil {
 		return nil, internal("list candidates", err)
 	}
@@ -149,7 +162,7 @@ func (s *Service) Bundle(ctx context.Context, name string) (BundleStatus, error)
 	}
 	c, _, err := s.candidate(name)
 	if err == nil {
-		return s.candidateStatus(c, active.Digest), nil
+		return s.candidateStatus(c, s.base(ctx, active)), nil
 	}
 	if out := s.activeStatus(ctx, active); AsError(err).Kind == NotFound && out.Name == name {
 		return out, nil

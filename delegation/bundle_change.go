@@ -68,7 +68,7 @@ func (s *Service) takeBundle(ctx context.Context, by Caller, name string, archiv
 	old, raw, err := s.candidate(name)
 	switch {
 	case err == nil && old.Digest == b.Digest:
-		return s.candidateStatus(old, active.Digest), nil
+		return s.candidateStatus(old, s.base(ctx, active)), nil
 	case err == nil:
 	case AsError(err).Kind != NotFound:
 		return BundleStatus{}, err
@@ -183,7 +183,7 @@ func (s *Service) approveBundle(ctx context.Context, by Caller, name, digest str
 		return BundleStatus{}, err
 	}
 	defer done()
-	v, err := s.readVote(by, name, digest)
+	v, err := s.readVote(ctx, by, name, digest)
 	if err != nil {
 		return BundleStatus{}, err
 	}
@@ -199,10 +199,11 @@ type vote struct {
 	raw       []byte
 	active    activeState
 	rawActive []byte
+	base      string
 	standing  []record.Mutation // every approver is who they were, and not revoked
 }
 
-func (s *Service) readVote(by Caller, name, digest string) (v vote, err error) {
+func (s *Service) readVote(ctx context.Context, by Caller, name, digest string) (v vote, err error) {
 	if v.candidate, v.raw, err = s.candidate(name); err != nil {
 		return v, err
 	}
@@ -215,14 +216,15 @@ func (s *Service) readVote(by Caller, name, digest string) (v vote, err error) {
 	if v.candidate.Revision <= v.active.Revision {
 		return v, refuse(Conflict, policy.BundleDowngrade, "name", "a bundle of this revision, or a later one, was activated")
 	}
-	live := s.live(v.candidate, v.active.Digest)
+	v.base = s.base(ctx, v.active)
+	live := s.live(v.candidate, v.base)
 	for _, a := range live {
 		if a.Operator == by.ID.Name() {
 			return v, refuse(Conflict, policy.BundleSecondPerson, "", "this person approved it; another must, too")
 		}
 	}
 	v.candidate.Approvals = append(live, approvalState{
-		Operator: by.ID.Name(), Registration: by.registration, Serial: chain.Serial(by.Certs[0]), At: s.cfg.Now().UTC(), Base: v.active.Digest,
+		Operator: by.ID.Name(), Registration: by.registration, Serial: chain.Serial(by.Certs[0]), At: s.cfg.Now().UTC(), Base: v.base,
 	})
 	for _, a := range v.candidate.Approvals {
 		m, err := s.approverStands(a)
@@ -274,7 +276,7 @@ func (s *Service) recordApproval(ctx context.Context, by Caller, v vote) (Bundle
 	if err != nil {
 		return BundleStatus{}, err
 	}
-	out := s.candidateStatus(v.candidate, v.active.Digest)
+	out := s.candidateStatus(v.candidate, v.base)
 	out.Position = pos
 	return out, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/internal/testrig/policybundle"
 	"github.com/signet-pki/signet/policy"
+	"github.com/signet-pki/signet/policy/opa"
 )
 
 func TestBundleSurvivesARestart(t *testing.T) {
@@ -157,6 +158,27 @@ func TestDefaultBundleIsInTheLog(t *testing.T) {
 	s.makeActive(1, "true")
 	if archive, err := s.s.PolicyArchive(digest); err != nil || len(archive) == 0 {
 		t.Fatalf("not any more: %v", err)
+	}
+}
+
+// An upgrade's other default bundle is a change, too: what was approved before it was a change of the one before.
+func TestApprovalsLapseWithTheDefaultBundle(t *testing.T) {
+	s := newShop(t)
+	c := s.push("main", s.signed(1, "true"))
+	s.approveBundle(s.alice, "main", c.Digest)
+	files, err := opa.OpenArchive(policybundle.New(1, "false").Archive(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := s.engines.options()
+	o.Bundle = files
+	s.engines.shipped = func() (*opa.Engine, error) { return opa.New(t.Context(), o) }
+	s.reopen()
+	if out, err := s.s.Bundle(t.Context(), "main"); err != nil || len(out.Approvals) != 0 {
+		t.Fatalf("%+v %v", out, err)
+	}
+	if out := s.approveBundle(s.bob, "main", c.Digest); out.Active || len(out.Approvals) != 1 {
+		t.Fatalf("%+v", out)
 	}
 }
 
