@@ -48,8 +48,8 @@ func newSecurity(c *cast, dir string) *security {
 func (s *security) push(revision uint64, clause string) v1.PolicyBundle {
 	s.t.Helper()
 	// Several parts of the store, and more than one transaction.
-	large := "package signet.large\n\n" + strings.Repeat("# a comment that takes room\n", 80_000)
-	archive := policybundle.New(revision, clause).With("large.rego", large).Sign(s.t, "dev", s.key, jose.ES256).Archive(s.t)
+	large := `{"text":"` + strings.Repeat("x", 2<<20) + `"}`
+	archive := policybundle.New(revision, clause).With("signet/large/data.json", large).Sign(s.t, "dev", s.key, jose.ES256).Archive(s.t)
 	out, err := s.operator.PushPolicyBundle(s.t.Context(), "main", archive)
 	must(s.t, err)
 	return out
