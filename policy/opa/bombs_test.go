@@ -33,6 +33,18 @@ func shared(v, first string, n int, again string) string {
 	return out
 }
 
+// together is a list of a value ten thousand times.
+func together(v string) string { return "[" + strings.Repeat(v+", ", 9_999) + v + "]" }
+
+// several are v0, v1 and so on.
+func several(v string, n int) string {
+	out := v + "0"
+	for i := range n {
+		out += fmt.Sprintf(", %s%d", v, i+1)
+	}
+	return out
+}
+
 // called is likewise by calls of a function.
 func called(f string, n int) string {
 	out := fmt.Sprintf("\t%s0 := input.point\n", f)
@@ -90,6 +102,7 @@ func bombs() map[string]string {
 		"regex kept":           fmt.Sprintf("allow if regex.match(%q, \"\")\n", long[:20_000]),
 		"shared, compared":     "allow if {\n" + shared("x", "input.point", 40, "[1, 2]") + shared("y", "input.point", 40, "[1, 2]") + "\tx40 == y40\n}\n",
 		"shared, not equal":    "allow if {\n" + shared("x", "input.point", 40, "[1, 2]") + shared("y", "input.point", 40, "[1, 2]") + "\tnot x40 == y40\n}\n",
+		"shared, put together": "allow if {\n" + shared("x", "input.point", 10, "[1, 2]") + shared("y", "input.point", 10, "[1, 2]") + "\t" + together("x10") + " == " + together("y10") + "\n}\n",
 		"shared, in order":     "allow if {\n" + shared("x", "input.point", 40, "[1, 2]") + shared("y", "input.point", 40, "[1, 2]") + "\tx40 < y40\n}\n",
 		"shared by functions":  "allow if {\n" + called("f", 40) + called("g", 40) + "\tf40 == g40\n}\n\nf(x) := [x | some _ in [1, 2]]\n\ng(x) := [x | some _ in [1, 2]]\n",
 		"shared in an object":  "allow if o == p\n\n" + sharing("o") + sharing("p"),
@@ -206,6 +219,11 @@ allow if {
 	[a, b] := f(2)
 	a + b == 4
 	[f(a), _] = [[c, c], f(b)]
+	[c, [f(a), {"k": c}]] == [2, [[2, 2], {"k": b}]]
+	{"k": [c, d2], "l": [f(b), d3]} = {"k": [a, 4], "l": [[2, 2], [d2]]}
+	d3 == [4]
+	not [c, [1]] == [2, [b]]
+	{c, [b]} == {a, [2]}
 	c == 2
 	s == {[1, 1], [2, 2]}
 	some [1, d] in s
@@ -263,6 +281,7 @@ func TestNoBuiltinWithoutEnd(t *testing.T) {
 		"rules' growth": "allow if x40 == []\n\nx0 := [input.point]\n\n" + rules(40),
 		"object growth": doubled(`["x"]`, "{1: %[2]s, 2: [%[2]s]}", 40),
 		"pattern":       doubled(`["x"]`, "y%[1]d; [y%[1]d, _] = [[%[2]s, %[2]s], 1]", 40),
+		"set of shared": "allow if {\n" + shared("x", "input.point", 20, "[1, 2]") + "\t{" + several("x", 20) + "} == {[x1, x2], " + several("x", 20) + "}\n}\n",
 		"number":        "allow if 1e300000000 % 7 == 1",
 		"tiny number":   "allow if 1.5e-30000 > 0",
 		"recursion":     "allow if f(1)\n\nf(x) if f(x + 1)",

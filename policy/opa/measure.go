@@ -11,6 +11,9 @@ import (
 // maxMade is how many parts a value that a policy makes may have, each counted as often as it stands there.
 const maxMade = 16 << 10
 
+// maxWhole is how many parts may be compared that are put together in place, each of which can be as large.
+const maxWhole = 16
+
 // measureName is the function that measures. It is not on the allow-list: no policy can call or replace it.
 const measureName = "internal.signet_measure"
 
@@ -61,6 +64,7 @@ type measurer struct {
 	types *ast.TypeEnv
 	rules func(ast.Ref) []*ast.Rule
 	fresh int
+	large *ast.Location // of a comparison that cannot be taken apart
 }
 
 // measureValues is a stage of the compiler, the last one: every body is as it will be evaluated.
@@ -71,6 +75,9 @@ func measureValues(c *ast.Compiler) *ast.Error {
 	m := &measurer{types: c.TypeEnv, rules: func(r ast.Ref) []*ast.Rule { return c.GetRulesDynamicWithOpts(r, ast.RulesOptions{}) }}
 	for _, module := range c.Modules {
 		ast.NewGenericVisitor(m.visit).Walk(module)
+	}
+	if m.large != nil {
+		return ast.NewError(ast.CompileErr, m.large, "more than %d parts are compared as they are put together: give them a name", maxWhole)
 	}
 	return nil
 }
@@ -117,36 +124,72 @@ func (m *measurer) body(b ast.Body) ast.Body {
 	return out
 }
 
-// equality measures what variables become. Where neither side is a variable, one gets a variable in between.
+// equality measures what variables become. Where neither side is a variable, one gets a variable in between, or both are taken
+// apart: then the deadline can end it between two parts.
 func (m *measurer) equality(out *ast.Body, e *ast.Expr) {
 	a, b := e.Operand(0), e.Operand(1)
-	if !m.makes(a) && !m.makes(b) {
-		out.Append(e)
-		return
-	}
-	if m.makes(a) && m.makes(b) && (!composed(a) || !composed(b)) {
+	switch makesA, makesB := m.makes(a), m.makes(b); {
+	case composed(a) && composed(b):
+		m.replace(out, e, m.apart(nil, a, b, e)...)
+	case makesA && makesB:
 		if composed(a) {
 			a, b = b, a
 		}
 		m.fresh++
 		v := ast.VarTerm("__made" + strconv.Itoa(m.fresh) + "__")
-		first, second := equal(v, a, e), equal(v, b, e)
-		if e.Negated {
-			not := ast.NewExpr(ast.NewNot(first, measured(v, e.Location), second))
-			not.Location, not.With = e.Location, e.With
-			out.Append(not)
+		m.replace(out, e, equal(v, a, e), measured(v, e.Location), equal(v, b, e))
+		return
+	default:
+		out.Append(e)
+		if !makesA && !makesB {
 			return
 		}
-		first.With, second.With = e.With, e.With
-		out.Append(first)
-		out.Append(measured(v, e.Location))
-		out.Append(second)
-		return
 	}
-	out.Append(e)
 	if !e.Negated {
 		appendMeasured(out, e, a, b)
 	}
+}
+
+// replace puts several expressions in the place of one, all of which hold if it does.
+func (m *measurer) replace(out *ast.Body, e *ast.Expr, by ...*ast.Expr) {
+	if e.Negated {
+		not := ast.NewExpr(ast.NewNot(by...))
+		not.Location, not.With = e.Location, e.With
+		out.Append(not)
+		return
+	}
+	for _, part := range by {
+		part.With = e.With
+		out.Append(part)
+	}
+}
+
+// apart makes equalities of the members of two terms with equal shapes. What has no such shape stays, and is not large.
+func (m *measurer) apart(parts []*ast.Expr, a, b *ast.Term, e *ast.Expr) []*ast.Expr {
+	switch x := a.Value.(type) {
+	case *ast.Array:
+		if y, ok := b.Value.(*ast.Array); ok && x.Len() == y.Len() {
+			for i := range x.Len() {
+				parts = m.apart(parts, x.Elem(i), y.Elem(i), e)
+			}
+			return parts
+		}
+	case ast.Object:
+		if y, ok := b.Value.(ast.Object); ok && sameKeys(x, y) {
+			x.Foreach(func(k, t *ast.Term) { parts = m.apart(parts, t, y.Get(k), e) })
+			return parts
+		}
+	}
+	if left := maxWhole; composed(a) && composed(b) && !measure(a.Value, &left) {
+		m.large = e.Location
+	}
+	return append(parts, equal(a, b, e))
+}
+
+func sameKeys(x, y ast.Object) bool {
+	same := x.Len() == y.Len()
+	x.Foreach(func(k, _ *ast.Term) { same = same && k.IsGround() && y.Get(k) != nil })
+	return same
 }
 
 func equal(v, t *ast.Term, of *ast.Expr) *ast.Expr {
