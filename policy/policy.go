@@ -143,7 +143,7 @@ type Decision struct {
 	// Obligations are what goes with an allow and the enforcement point has to do, Advice what it may; a deny has no
 	// obligations. Each is a JSON object in encoding/json's own form, so that a digest over them means something.
 	Obligations, Advice []json.RawMessage
-	// Fault is the cause of policy_error and its like, for the operator's log and never for the caller.
+	// Fault is the cause of policy_error and its like. It may quote the input, so it is neither logged nor given to a caller.
 	Fault error
 }
 
