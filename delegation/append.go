@@ -2,7 +2,6 @@ package delegation
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -59,7 +58,7 @@ func (s *Service) appendFirmly(ctx context.Context, d draft) (Position, error) {
 }
 
 func (s *Service) entry(d draft) (record.Entry, error) {
-	body, err := json.Marshal(d.body)
+	body, err := record.EncodeBody(d.body)
 	if err != nil {
 		return record.Entry{}, internal("encode entry", err)
 	}

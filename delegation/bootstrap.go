@@ -2,7 +2,6 @@ package delegation
 
 import (
 	"crypto/x509"
-	"encoding/json"
 	"time"
 
 	"github.com/signet-pki/signet/audit/record"
@@ -19,7 +18,7 @@ func FirstOperator(cert, issuer *x509.Certificate, now time.Time) (record.Entry,
 	if err != nil || id.Kind() != chain.Operator {
 		return record.Entry{}, refuse(Invalid, "bad_certificate", "operator", "the certificate names no operator")
 	}
-	body, err := json.Marshal(record.IssueBody{
+	body, err := record.EncodeBody(record.IssueBody{
 		Kind: id.Kind().String(), SPIFFEID: id.String(), Serial: chain.Serial(cert), TBSHash: hexOf(tbsHash(cert)),
 		SPKIHash: hexOf(chain.SPKIHash(cert)), IssuerSPKIHash: hexOf(chain.SPKIHash(issuer)), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Role: string(RoleOperator),
 	})

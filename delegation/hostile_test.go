@@ -455,3 +455,21 @@ func TestFailedAttestationsDoNotFloodTheLog(t *testing.T) {
 		t.Errorf("%d entries, %d of them named, for 500 requests without an identity", got, recorded)
 	}
 }
+
+// What a user could be asked for can be recorded: a scope as large as one may be, of characters that are escaped in HTML.
+func TestLargestScope(t *testing.T) {
+	r := newRig(t)
+	tokens := make([]string, chain.MaxTokens)
+	for i := range tokens {
+		tokens[i] = fmt.Sprintf("database:read:%02d%s", i, strings.Repeat("<", chain.MaxTokenBytes-16))
+	}
+	g, err := r.s.RequestGrant(t.Context(), r.auth(r.orchestrator("lab")), delegation.GrantRequest{
+		Purpose: "p", Scope: scope(t, tokens...), NotAfter: r.clock.Add(time.Hour), MaxDepth: 3, AgentTypes: []string{"research"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.tryApprove(g.ID); err != nil {
+		t.Error(err)
+	}
+}

@@ -7,6 +7,7 @@
 package record
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -170,7 +171,7 @@ func New(env Envelope, payload any, salt [SaltSize]byte) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	if e.Envelope, err = json.Marshal(w); err != nil {
+	if e.Envelope, err = encode(w); err != nil {
 		return Entry{}, fmt.Errorf("record: encode envelope: %w", err)
 	}
 	parsed, err := checkOwn(e.Envelope, w)
@@ -179,6 +180,27 @@ func New(env Envelope, payload any, salt [SaltSize]byte) (Entry, error) {
 	}
 	e.checked = &checked{leaf: LeafHash(e.Envelope), env: parsed}
 	return e, nil
+}
+
+// EncodeBody gives a body for an Envelope.
+func EncodeBody(body any) (json.RawMessage, error) {
+	b, err := encode(body)
+	if err != nil {
+		return nil, fmt.Errorf("record: encode body: %w", err)
+	}
+	return b, nil
+}
+
+// encode leaves '<', '>' and '&' as they are: escaped as for HTML they would be six times as long, and what fits everywhere
+// before it is recorded would be too large for its entry.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 func encodePayload(payload any) ([]byte, error) {
