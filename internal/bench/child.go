@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -89,9 +90,14 @@ func (b *bench) build(ctx context.Context) (string, error) {
 	if b.signetd != "" {
 		return filepath.Abs(b.signetd)
 	}
-	progress("building signetd")
-	out := filepath.Join(b.tmp, "signetd")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, "github.com/signet-pki/signet/cmd/signetd") //nolint:gosec // our own path
+	return b.goBuild(ctx, "github.com/signet-pki/signet/cmd/signetd")
+}
+
+// goBuild makes a program from a package of this module, or of one that go.mod names.
+func (b *bench) goBuild(ctx context.Context, pkg string) (string, error) {
+	out := filepath.Join(b.tmp, "bin", path.Base(pkg))
+	progress("building %s", path.Base(pkg))
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, pkg) //nolint:gosec // our own path
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, text)
 	}

@@ -1,6 +1,6 @@
 // Command bench measures what an appliance costs: spawns and decisions over TLS on a development appliance in a process
-// of its own, durable entries of the log, verification by a relying service and of an evidence bundle, signatures of a
-// token. Every row names its floor, the least that the same work could cost, measured on the same machine in the same run.
+// of its own, decisions by OPA's own server beside them, durable entries of the log, verification by a relying service and of
+// an evidence bundle, signatures of a token. Every row names its floor, the least that the same work could cost, measured on the same machine in the same run.
 //
 // It makes its appliance in a temporary directory, talks over loopback alone, and removes what it made.
 package main
@@ -35,7 +35,7 @@ type options struct {
 func main() {
 	o := options{}
 	flag.BoolVar(&o.quick, "quick", false, "fewer operations: less than a minute, less exact")
-	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, log, bundle, sign, verify")
+	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, opa (with decide), log, bundle, sign, verify")
 	flag.StringVar(&o.dir, "dir", "", "where to make the appliance and the logs; the disk matters (default: the temporary directory)")
 	flag.StringVar(&o.signetd, "signetd", "", "a built signetd (default: go build)")
 	flag.StringVar(&o.against, "against", "", "another built signetd: only compare what a spawn costs the two, in turn on the same machine")
@@ -119,7 +119,7 @@ func (b *bench) all(ctx context.Context) error {
 			return fmt.Errorf("log: %w", err)
 		}
 	}
-	if b.wants("spawn") || b.wants("decide") || b.wants("bundle") {
+	if b.wants("spawn") || b.wants("decide") || b.wants("opa") || b.wants("bundle") {
 		return b.applianceRows(ctx)
 	}
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -34,7 +35,7 @@ func (b *bench) applianceRows(ctx context.Context) (err error) {
 			return fmt.Errorf("spawn: %w", err)
 		}
 	}
-	if b.wants("decide") || b.wants("bundle") {
+	if b.wants("decide") || b.wants("opa") || b.wants("bundle") {
 		if err := b.profiled(server, func() error { return b.decideRows(ctx, server, w) }); err != nil {
 			return fmt.Errorf("decide: %w", err)
 		}
@@ -132,38 +133,59 @@ func spawner(ctx context.Context, server *child, w *world, kind spawnKind, calle
 	return run, func() { closePosters(posters) }
 }
 
-// decideRows ask about agents in turn, each allowed.
-func (b *bench) decideRows(ctx context.Context, server *child, w *world) error {
+// decider is a server that is asked for decisions, each a permission, and what it is asked.
+type decider struct {
+	what   string
+	server *child
+	tls    *tls.Config // the callers' side
+	url    string
+	bodies [][]byte
+	yes    string // stands in each answer
+}
+
+// decideRows ask about agents in turn, each allowed: the appliance, and beside it OPA's own server.
+func (b *bench) decideRows(ctx context.Context, server *child, w *world) (err error) {
 	bodies, err := w.decisionBodies(ctx, 64)
 	if err != nil {
 		return err
 	}
+	deciders := []decider{{"Decision, chain in the body", server, w.tls(w.service), w.url + "/access/v1/evaluation", bodies, `"decision":true`}}
+	if b.wants("opa") {
+		other, failed := b.opaDecider(ctx, w, bodies)
+		if failed != nil {
+			return fmt.Errorf("OPA: %w", failed)
+		}
+		defer func() { err = joined(err, other.server.stop()) }()
+		deciders = append(deciders, other)
+	}
 	for _, l := range loads {
-		if err := b.decideRow(ctx, server, w, bodies, l.callers, l.decisions/b.scale); err != nil {
-			return err
+		for _, d := range deciders {
+			if err := b.decideRow(ctx, d, l.callers, l.decisions/b.scale); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (b *bench) decideRow(ctx context.Context, server *child, w *world, bodies [][]byte, callers, n int) error {
-	posters := newPosters(callers, w.tls(w.service), false)
+func (b *bench) decideRow(ctx context.Context, d decider, callers, n int) error {
+	posters := newPosters(callers, d.tls, false)
 	defer closePosters(posters)
 	do := func(ctx context.Context, worker, i int) error {
-		status, answer, err := posters[worker].post(ctx, w.url+"/access/v1/evaluation", bodies[i%len(bodies)], 0)
-		if err == nil && (status != http.StatusOK || !bytes.Contains(answer, []byte(`"decision":true`))) {
+		status, answer, err := posters[worker].post(ctx, d.url, d.bodies[i%len(d.bodies)], 0)
+		if err == nil && (status != http.StatusOK || !bytes.Contains(answer, []byte(d.yes))) {
 			err = unexpected(status, answer)
 		}
 		return err
 	}
-	if _, err := load(ctx, callers, 10*callers, server, do); err != nil {
+	if _, err := load(ctx, callers, 10*callers, d.server, do); err != nil {
 		return err
 	}
-	samples, err := b.repeat(fmt.Sprintf("decision, %d callers", callers), func() (sample, error) { return load(ctx, callers, n, server, do) })
+	samples, err := b.repeat(fmt.Sprintf("%s, %d callers", d.what, callers), func() (sample, error) { return load(ctx, callers, n, d.server, do) })
 	if err != nil {
 		return err
 	}
-	b.table.add(row{what: "Decision, chain in the body", at: fmt.Sprint(callers), samples: samples, floor: b.floors.decideFloor()})
+	b.table.add(row{what: d.what, at: fmt.Sprint(callers), samples: samples, floor: b.floors.decideFloor()})
 	return nil
 }
 
