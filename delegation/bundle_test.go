@@ -141,7 +141,12 @@ func (s *shop) approveBundle(by delegation.Caller, name, digest string) delegati
 // makeActive takes a bundle all the way.
 func (s *shop) makeActive(revision uint64, clause string) delegation.BundleStatus {
 	s.t.Helper()
-	c := s.push("main", s.signed(revision, clause))
+	return s.activate(s.signed(revision, clause))
+}
+
+func (s *shop) activate(archive []byte) delegation.BundleStatus {
+	s.t.Helper()
+	c := s.push("main", archive)
 	s.approveBundle(s.alice, "main", c.Digest)
 	return s.approveBundle(s.bob, "main", c.Digest)
 }

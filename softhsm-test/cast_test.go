@@ -146,11 +146,17 @@ func grantRequest() v1.GrantRequest {
 // task has a physician consent, and opens the task.
 func (c *cast) task(o *person) (v1.Grant, v1.Task) {
 	c.t.Helper()
+	return c.taskOf(o, "physician")
+}
+
+// taskOf has a user of the provider consent.
+func (c *cast) taskOf(o *person, user string) (v1.Grant, v1.Task) {
+	c.t.Helper()
 	g, err := o.RequestGrant(c.t.Context(), grantRequest())
 	must(c.t, err)
 	b, err := browser.New(c.roots)
 	must(c.t, err)
-	_, err = b.Consent(c.t.Context(), g.ConsentURL, "physician")
+	_, err = b.Consent(c.t.Context(), g.ConsentURL, user)
 	must(c.t, err)
 	g, err = o.Grant(c.t.Context(), g.GrantID)
 	must(c.t, err)

@@ -13,7 +13,6 @@ import (
 
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/audit/record"
-	"github.com/signet-pki/signet/internal/demo/browser"
 	"github.com/signet-pki/signet/internal/testrig/policyschema"
 	"github.com/signet-pki/signet/policy"
 	"github.com/signet-pki/signet/policy/opa"
@@ -75,14 +74,7 @@ func (c *cast) askEverything() (allowed, denied v1.EvaluationResponse) {
 	must(t, err)
 
 	// A clerk may have an agent made, which may not read.
-	g, err := c.orchestrator.RequestGrant(t.Context(), grantRequest())
-	must(t, err)
-	b, err := browser.New(c.roots)
-	must(t, err)
-	_, err = b.Consent(t.Context(), g.ConsentURL, "clerk")
-	must(t, err)
-	task, err = c.orchestrator.OpenTask(t.Context(), v1.TaskRequest{GrantID: g.GrantID})
-	must(t, err)
+	_, task = c.taskOf(c.orchestrator, "clerk")
 	a, err = spawn(t.Context(), c.orchestrator, task)
 	must(t, err)
 	denied, err = decide(t.Context(), c.service, a)

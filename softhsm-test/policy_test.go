@@ -45,20 +45,22 @@ func newSecurity(c *cast, dir string) *security {
 	return &security{c, officer, signer}
 }
 
-func (s *security) push(revision uint64, clause string) v1.PolicyBundle {
+// large is a bundle that takes several parts of the store, and more than one transaction.
+func large(revision uint64, clause string) policybundle.Bundle {
+	return policybundle.New(revision, clause).With("signet/large/data.json", `{"text":"`+strings.Repeat("x", 2<<20)+`"}`)
+}
+
+func (s *security) push(b policybundle.Bundle) v1.PolicyBundle {
 	s.t.Helper()
-	// Several parts of the store, and more than one transaction.
-	large := `{"text":"` + strings.Repeat("x", 2<<20) + `"}`
-	archive := policybundle.New(revision, clause).With("signet/large/data.json", large).Sign(s.t, "dev", s.key, jose.ES256).Archive(s.t)
-	out, err := s.operator.PushPolicyBundle(s.t.Context(), "main", archive)
+	out, err := s.operator.PushPolicyBundle(s.t.Context(), "main", b.Sign(s.t, "dev", s.key, jose.ES256).Archive(s.t))
 	must(s.t, err)
 	return out
 }
 
 // makeActive takes a bundle all the way.
-func (s *security) makeActive(revision uint64, clause string) string {
+func (s *security) makeActive(bundle policybundle.Bundle) string {
 	s.t.Helper()
-	b := s.push(revision, clause)
+	b := s.push(bundle)
 	_, err := s.operator.ApprovePolicyBundle(s.t.Context(), "main", b.Digest)
 	must(s.t, err)
 	_, err = s.operator.ApprovePolicyBundle(s.t.Context(), "main", b.Digest)
@@ -102,10 +104,10 @@ func TestPolicyBundles(t *testing.T) {
 	must(t, refusedWith(err, "body_too_large"))
 	_, err = c.auditor.PushPolicyBundle(t.Context(), "main", policybundle.New(1, "true").Archive(t))
 	must(t, refusedWith(err, "role_not_allowed"))
-	first := s.makeActive(1, `input.point == "spawn"`)
+	first := s.makeActive(large(1, `input.point == "spawn"`))
 	s.answered(a, policy.ReasonDenied)
 
-	s.push(2, "true") // a candidate survives as well
+	s.push(large(2, "true")) // a candidate survives as well
 	d.stop()
 	d = start(t, dir)
 	c = c.moved(d.url)
@@ -121,7 +123,7 @@ func TestPolicyBundles(t *testing.T) {
 	if !tested.Passed || tested.Digest != all.Bundles[1].Digest || len(tested.Tests) != 1 {
 		t.Errorf("%+v", tested)
 	}
-	second := s.makeActive(3, "true")
+	second := s.makeActive(large(3, "true"))
 	_, err = c.auditor.Receipt(t.Context(), s.answered(a, ""), true) // what is exported is sealed
 	must(t, err)
 

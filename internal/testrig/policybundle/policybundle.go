@@ -1,5 +1,6 @@
 // Package policybundle makes signed policy bundles for tests, in OPA's format and without OPA: what OPA's own verifier
-// accepts was made by somebody else. Signed and unsigned, whole and broken; a Bundle belongs to one test.
+// accepts was made by somebody else. Signed and unsigned, whole and broken; a Bundle belongs to one test. Reloading says whether
+// answers are those of the bundles that replaced each other.
 package policybundle
 
 import (
