@@ -65,7 +65,7 @@ wasm: ## compile the pure packages for js/wasm
 	GOOS=js GOARCH=wasm $(GO) build $(addprefix ./,$(wildcard $(PURE)))
 
 .PHONY: bench
-bench: deps ## what it costs, as one table (docs/benchmarks.md); BENCH=-quick for less than a minute
+bench: deps ## what it costs, as one table (docs/benchmarks.md); BENCH=-quick for a shorter run
 	@$(GO) run ./internal/bench $(BENCH)
 
 .PHONY: soak

@@ -34,7 +34,7 @@ type options struct {
 
 func main() {
 	o := options{}
-	flag.BoolVar(&o.quick, "quick", false, "fewer operations: less than a minute, less exact")
+	flag.BoolVar(&o.quick, "quick", false, "fewer operations: sooner done, less exact")
 	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, opa (with decide), log, bundle, sign, verify")
 	flag.StringVar(&o.dir, "dir", "", "where to make the appliance and the logs; the disk matters (default: the temporary directory)")
 	flag.StringVar(&o.signetd, "signetd", "", "a built signetd (default: go build)")
