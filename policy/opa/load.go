@@ -43,6 +43,21 @@ type loaded struct {
 
 // load parses, compiles and tests a bundle; with a signer it has OPA's reader verify the signature again.
 func load(ctx context.Context, archive []byte, signer Key) (*loaded, error) {
+	return refusing(func() (*loaded, error) { return loadBundle(ctx, archive, signer) })
+}
+
+// refusing turns a panic of OPA, which reads here what others wrote, into a refusal: a bundle that is pulled again and again
+// would end the process each time. The stack is not told, since it may quote the bundle.
+func refusing(do func() (*loaded, error)) (l *loaded, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			l, err = nil, policy.RefuseBundle(policy.BundleCompile, "compile bundle: OPA failed on it: %s", cut(fmt.Sprint(v), maxDetail))
+		}
+	}()
+	return do()
+}
+
+func loadBundle(ctx context.Context, archive []byte, signer Key) (*loaded, error) {
 	r := bundle.NewCustomReader(bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(archive), "")).
 		WithCapabilities(capabilities()).
 		WithRegoVersion(ast.RegoV1).
