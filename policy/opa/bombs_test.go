@@ -59,6 +59,15 @@ func sharing(name string) string {
 	return name + "[k] := x12 if {\n\tsome k in split(\"" + strings.Repeat(",k", 3) + "\", \"\")\n" + shared("x", "input.point", 12, "[1, 2]") + "}\n\n"
 }
 
+// nested makes functions f<n> each of which calls the one before twice, within each other: its calls double.
+func nested(n int) string {
+	out := "f0(x) := x + 1\n\n"
+	for i := range n {
+		out += fmt.Sprintf("f%d(x) := f%d(f%[2]d(x))\n\n", i+1, i)
+	}
+	return out
+}
+
 // bombs are policies that would take all time or memory there is.
 func bombs() map[string]string {
 	long := strings.Repeat("a", 60_000)
@@ -108,6 +117,9 @@ func bombs() map[string]string {
 		"shared in an object":  "allow if o == p\n\n" + sharing("o") + sharing("p"),
 		"shared, no object":    "allow if not o == p\n\n" + sharing("o") + sharing("p"),
 		"shared, answered":     "allow := true\n\nobligations := [{\"a\": x6}] if {\n" + shared("x", "[]", 6, `split("`+strings.Repeat(",", 63)+`", ",")`) + "}\n",
+		"deep by lines":        "allow if {\n" + strings.Repeat("\tinput.point\n", 6_000) + "\tloop\n}\n\n" + loop("loop"),
+		"deep by functions":    "allow if f40(0) < 0\n\n" + nested(40),
+		"deep by equal values": "allow if {\n" + shared("x", "input.point", 12, "[1, 2]") + shared("y", "input.point", 12, "[1, 2]") + strings.Repeat("\tx12 == y12\n", 1_000) + "\tloop\n}\n\n" + loop("loop"),
 		"number squared":       strings.Replace(doubled("99999999999999999999", "%[2]s * %[2]s", 40), "count(x40) > 0", "x40 < 0", 1),
 	}
 }

@@ -159,11 +159,9 @@ func (e *Engine) decide(ctx context.Context, in policy.Input, more ...rego.EvalO
 	if err := in.Check(); err != nil {
 		return e.deny(err, policy.ReasonInput)
 	}
-	cancel := topdown.NewCancel()
-	expired := make(chan struct{})
-	timer := time.AfterFunc(e.timeout, func() { cancel.Cancel(); close(expired) })
-	defer timer.Stop()
-	stop := context.AfterFunc(ctx, cancel.Cancel)
+	w := startWatch(e.timeout)
+	defer w.stop()
+	stop := context.AfterFunc(ctx, w.Cancel)
 	defer stop()
 
 	select {
@@ -171,17 +169,17 @@ func (e *Engine) decide(ctx context.Context, in policy.Input, more ...rego.EvalO
 	default:
 		select {
 		case e.slots <- struct{}{}:
-		case <-expired:
+		case <-w.expired:
 			return e.deny(errors.New("no place became free in time"), policy.ReasonBusy)
 		case <-ctx.Done():
 			return e.deny(ctx.Err(), policy.ReasonTimeout)
 		}
 	}
 	defer func() { <-e.slots }()
-	return e.evaluate(ctx, in, cancel, more)
+	return e.evaluate(ctx, in, w, more)
 }
 
-func (e *Engine) evaluate(ctx context.Context, in policy.Input, cancel topdown.Cancel, more []rego.EvalOption) policy.Decision {
+func (e *Engine) evaluate(ctx context.Context, in policy.Input, w *watch, more []rego.EvalOption) policy.Decision {
 	query := e.access
 	switch in.Point {
 	case policy.PointSpawn:
@@ -193,9 +191,11 @@ func (e *Engine) evaluate(ctx context.Context, in policy.Input, cancel topdown.C
 	rs, err := query.Eval(ctx, append(more,
 		rego.EvalParsedInput(toValue(in)),
 		rego.EvalTime(in.Time), // the only time a policy can learn
-		rego.EvalExternalCancel(cancel))...)
+		rego.EvalExternalCancel(w))...)
 	switch {
-	case topdown.IsCancel(err), err != nil && cancel.Cancelled():
+	case w.deep.Load():
+		return e.deny(errDeep, policy.ReasonError)
+	case topdown.IsCancel(err), err != nil && w.Cancelled():
 		return e.deny(err, policy.ReasonTimeout)
 	case err != nil:
 		return e.deny(err, policy.ReasonError)

@@ -57,6 +57,7 @@ func TestActivationRefuses(t *testing.T) {
 		"clock in test": {with(rule("allow if true"), "more_test.rego", "package signet.more_test\n\ntest_x if time.now_ns() > 0\n"), "time.now_ns"},
 		"failing test":  {with(rule("allow if true"), "more_test.rego", "package signet.more_test\n\ntest_x if false\n"), "data.signet.more_test.test_x"},
 		"looping test":  {with(rule("allow if true"), "more_test.rego", "package signet.more_test\n\n"+loop("test_x")), "data.signet.more_test.test_x"},
+		"deep test":     {with(rule("allow if true"), "more_test.rego", "package signet.more_test\n\ntest_x if f40(0) < 0\n\n"+nested(40)), "too deep"},
 		"no tests":      {files(map[string]string{"access.rego": "package signet.access\n\nallow if true\n"}), "there are none"},
 		"other file":    {with(rule("allow if true"), "policy.wasm", "x"), `"policy.wasm"`},
 		"signatures":    {with(rule("allow if true"), ".signatures.json", "{}"), `".signatures.json"`},

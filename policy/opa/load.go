@@ -146,10 +146,12 @@ func (l *loaded) compile(ctx context.Context) error {
 func (l *loaded) test(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, testsTimeout)
 	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	results, err := tester.NewRunner().
 		SetCompiler(newCompiler()).SetStore(l.store).SetModules(l.all).
 		SetDefaultRegoVersion(ast.RegoV1).RaiseBuiltinErrors(true).CapturePrintOutput(false).
-		SetTimeout(testTimeout).
+		SetTimeout(testTimeout).SetCoverageQueryTracer(&depthTracer{end: end}).
 		RunTests(ctx, nil)
 	if err != nil {
 		return uncompiled("prepare tests", err)
@@ -194,6 +196,8 @@ func judgeTests(ctx context.Context, results []policy.TestResult) error {
 		}
 	}
 	switch {
+	case errors.Is(context.Cause(ctx), errDeep):
+		return untested(results, errDeep.Error(), errDeep)
 	case ctx.Err() != nil:
 		return untested(results, "they took too long", ctx.Err())
 	case len(failed) > 0:
