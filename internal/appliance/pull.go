@@ -167,7 +167,7 @@ func plain(err error) string {
 	switch {
 	case errors.As(err, &op):
 		return op.Op + ": " + op.Err.Error()
-	case errors.As(err, &u) && u.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &u) && u.Timeout():
 		return "no answer in time"
 	case errors.As(err, &u):
 		return u.Err.Error()

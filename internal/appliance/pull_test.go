@@ -191,7 +191,7 @@ func (cutOff) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestPullOfACutOffAnswer(t *testing.T) {
 	s := newBundleServer(t)
 	s.puller.client = &http.Client{Transport: cutOff{}, Timeout: 10 * time.Millisecond}
-	s.polls("deadline", 0)
+	s.polls("no answer in time", 0)
 	if s.puller.etag != "" {
 		t.Errorf("the ETag %s was kept", s.puller.etag)
 	}
