@@ -85,6 +85,11 @@ type Feed interface {
 	PollFeed(by delegation.Caller, q delegation.FeedPoll) delegation.FeedPage
 }
 
+// Erasing destroys payloads.
+type Erasing interface {
+	Erase(ctx context.Context, by delegation.Caller, q delegation.EraseRequest) (delegation.Erasure, error)
+}
+
 // Reviewed records who reviews policy; Reviews does it.
 type Reviewed interface {
 	RecordReview(ctx context.Context, by delegation.Caller, action, target string, detail map[string]string) (delegation.Position, error)
@@ -99,6 +104,7 @@ type Reviews interface {
 // Deciding is the answers, and what is made of them later.
 type Deciding interface {
 	Access
+	Erasing
 	Reviewed
 }
 

@@ -57,6 +57,7 @@ var expected = map[string]string{
 	"readReceipt":             ".ooooooo",
 	"readSeal":                "....oooo",
 	"exportBundle":            "......o.",
+	"eraseRecords":            ".......o",
 	"readCheckpoint":          "oooooooo",
 	"readTile":                "oooooooo",
 	"consentPage":             "oooooooo",

@@ -42,14 +42,25 @@ func revokeRequest(q *v1.RevocationRequest) (delegation.RevokeRequest, error) {
 		return out, nil
 	}
 	u := q.User
-	if u == nil || q.ID != "" || u.Issuer == "" || u.Subject == "" {
+	if u == nil || q.ID != "" {
 		return none, invalid(codeBadRequest, "user", "a user is named by issuer and subject")
 	}
-	if strings.Contains(u.Issuer, "\x00") || strings.Contains(u.Subject, "\x00") {
-		return none, invalid(codeBadRequest, "user", "neither part holds a zero byte")
+	if err := checkUser(u); err != nil {
+		return none, err
 	}
 	out.ID = chain.UserID(u.Issuer, u.Subject)
 	return out, nil
+}
+
+// checkUser accepts a user who is named as such.
+func checkUser(u *v1.User) error {
+	switch {
+	case u.Issuer == "" || u.Subject == "":
+		return invalid(codeBadRequest, "user", "a user is named by issuer and subject")
+	case strings.Contains(u.Issuer, "\x00") || strings.Contains(u.Subject, "\x00"):
+		return invalid(codeBadRequest, "user", "neither part holds a zero byte")
+	}
+	return nil
 }
 
 func (s *Server) revocation(v delegation.Revocation) v1.Revocation {

@@ -147,6 +147,8 @@ func auditRoutes() []route {
 			"One seal with the TPM's statements", (*Server).readSeal),
 		bytesOf("exportBundle", http.MethodGet, "/v1/audit/export", auditor, "application/x-tar",
 			"The evidence bundle, as a tar", (*Server).exportBundle).with(func(r *route) { r.slow = true }),
+		take("eraseRecords", "/v1/erasures", privacy, http.StatusCreated,
+			"Destroy the payloads about a user, or of listed entries, for good", (*Server).erase).with(func(r *route) { r.slow = true }),
 		bytesOf("readCheckpoint", http.MethodGet, "/checkpoint", anyone, mediaText,
 			"The signed head of the log (C2SP tlog-checkpoint)", (*Server).checkpoint),
 		bytesOf("readTile", http.MethodGet, "/tile/{path}", anyone, mediaBinary,

@@ -169,7 +169,7 @@ func (l *Log) publish(p *plan) {
 // fillTxn evaluates and writes each item in order.
 func (l *Log) fillTxn(t *store.Txn, live []*item, p *plan) error {
 	base := l.snap.Load()
-	known := knowledge{t: t, now: p.now, state: map[string]found{}}
+	known := knowledge{vault: l.vault, t: t, now: p.now, state: map[string]found{}}
 	for _, it := range live {
 		err := known.check(it.entry.Mutations)
 		var refused *PreconditionError
@@ -218,12 +218,12 @@ func (l *Log) writeTree(t *store.Txn, base *snapshot, p *plan) error {
 func (l *Log) writeItem(t *store.Txn, it *item, index uint64, now time.Time) error {
 	if it.isEntry() {
 		it.pos = Position{Index: index, LeafHash: it.leaf}
-		if err := writeEntry(t, it, index); err != nil {
+		if err := l.vault.writeEntry(t, it, index); err != nil {
 			return err
 		}
 	}
 	for _, m := range it.entry.Mutations {
-		if err := writeMutation(t, m, now); err != nil {
+		if err := l.writeMutation(t, m, index, it.isEntry(), now); err != nil {
 			return err
 		}
 	}
@@ -241,14 +241,19 @@ func (l *Log) writeItem(t *store.Txn, it *item, index uint64, now time.Time) err
 	return nil
 }
 
-func writeEntry(t *store.Txn, it *item, index uint64) error {
+func (v *vault) writeEntry(t *store.Txn, it *item, index uint64) error {
 	if err := t.Set(numbered(prefixEntry, index), it.entry.Envelope); err != nil {
 		return err
 	}
 	if it.entry.Salt != nil {
 		// A key of its own, so that it can go while the envelope stays.
 		value := append(append(make([]byte, 0, record.SaltSize+len(it.entry.Payload)), it.entry.Salt...), it.entry.Payload...)
-		if err := t.Set(numbered(prefixPayload, index), value); err != nil {
+		aead, err := v.of(index)
+		if err != nil {
+			return err
+		}
+		key := numbered(prefixSealed, index)
+		if err := t.Set(key, conceal(aead, key, value)); err != nil {
 			return err
 		}
 	}
@@ -260,21 +265,37 @@ func writeEntry(t *store.Txn, it *item, index uint64) error {
 	return nil
 }
 
-func writeMutation(t *store.Txn, m record.Mutation, now time.Time) error {
+func (l *Log) writeMutation(t *store.Txn, m record.Mutation, index uint64, entry bool, now time.Time) error {
 	switch {
 	case m.CheckOnly:
 		return nil
 	case m.Delete:
 		return t.Delete(stateKey(m.Key))
-	case m.Expires.IsZero():
-		return t.Set(stateKey(m.Key), encodeState(m.Value, m.Expires))
-	default:
-		return t.SetTTL(stateKey(m.Key), encodeState(m.Value, m.Expires), max(m.Expires.Sub(now), 0)+ttlSlack)
 	}
+	value, flags := m.Value, uint64(0)
+	if m.Of != nil {
+		index = *m.Of
+	}
+	if l.cfg.Private(m.Key) && (entry || m.Of != nil) {
+		var err error
+		if value, err = l.vault.sealState(m.Key, value, index); errors.Is(err, errErased) {
+			return t.Delete(stateKey(m.Key)) // it was erased before it was kept
+		}
+		if err != nil {
+			return err
+		}
+		flags = sealedState
+	}
+	value = encodeState(value, m.Expires, flags)
+	if m.Expires.IsZero() {
+		return t.Set(stateKey(m.Key), value)
+	}
+	return t.SetTTL(stateKey(m.Key), value, max(m.Expires.Sub(now), 0)+ttlSlack)
 }
 
 // knowledge is what a batch has read of the state so far: its items ask about the same user, grant and task again and again.
 type knowledge struct {
+	vault *vault
 	t     *store.Txn
 	now   time.Time
 	state map[string]found
@@ -289,7 +310,7 @@ func (k knowledge) get(key string) (found, error) {
 	if st, ok := k.state[key]; ok {
 		return st, nil
 	}
-	value, ok, err := getState(k.t, key, k.now)
+	value, ok, err := k.vault.getState(k.t, key, k.now)
 	if err != nil {
 		return found{}, err
 	}

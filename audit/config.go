@@ -40,8 +40,10 @@ type Config struct {
 	Signer   crypto.Signer // ECDSA P-256. Fsck needs only its Public.
 	Quoter   Quoter
 	IndexKey []byte // 32 secret bytes that key the index terms
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Private says which keys of domain state hold what an entry's erasure takes with it; nil: none.
+	Private func(key string) bool
+	Now     func() time.Time
+	Log     *slog.Logger
 
 	SealInterval       time.Duration // 5s: least time between seals when busy
 	Heartbeat          time.Duration // 1m: time between seals when idle
@@ -92,6 +94,9 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.Ballast, 64<<20)
 	if c.SealInterval < 0 || c.Heartbeat < c.SealInterval || c.MaxSealAge < c.Heartbeat {
 		return c, errors.New("audit: config: want SealInterval ≤ Heartbeat ≤ MaxSealAge")
+	}
+	if c.Private == nil {
+		c.Private = func(string) bool { return false }
 	}
 	if c.hooks.space == nil {
 		c.hooks.space = space

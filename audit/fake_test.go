@@ -197,7 +197,7 @@ func entry(t testing.TB, at time.Time, kind record.Type, task string, payload an
 	if _, err := rand.Read(salt[:]); err != nil {
 		t.Fatal(err)
 	}
-	e, err := record.New(record.Envelope{Type: kind, Time: at, Task: task, Body: []byte(`{"origin":"x"}`)}, payload, salt)
+	e, err := record.New(record.Envelope{Type: kind, Time: at, Task: task, Body: []byte(`{}`)}, payload, salt)
 	if err != nil {
 		t.Fatal(err)
 	}

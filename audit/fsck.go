@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -26,7 +27,7 @@ const maxFindings = 1000
 
 // Finding is one thing that is wrong.
 type Finding struct {
-	What   string // entry payload tile head heads_log seal
+	What   string // entry payload payload_keys index tile head heads_log seal
 	Index  uint64 // of the entry, tile or seal
 	Detail string
 }
@@ -35,7 +36,7 @@ type Finding struct {
 type Report struct {
 	Entries  uint64
 	Payloads uint64
-	Absent   uint64 // payloads that the envelope names and that are gone: erased, or lost
+	Erased   uint64 // payloads that a redact entry names, and that are gone
 	Tiles    uint64 // complete ones
 	Seals    uint64
 	Findings []Finding
@@ -52,7 +53,8 @@ func (r *Report) add(what string, index uint64, format string, args ...any) {
 
 // Fsck reads the whole log and recomputes it: entries, leaves, tiles, root, heads.log, the chain of seals and the
 // signatures on their checkpoints. The TPM's statements are the offline verifier's to check. The log must not be open;
-// of it nothing is changed. Of cfg it needs Dir, Origin, Now, Log and a Signer for its Public. The error is about what
+// of it nothing is changed. Of cfg it needs Dir, Origin, Now, Log, a Signer for its Public, and the IndexKey, without which the
+// index is not compared. The error is about what
 // could not be read at all.
 func Fsck(ctx context.Context, cfg Config) (_ Report, err error) {
 	cfg, err = cfg.withDefaults()
@@ -77,6 +79,7 @@ func Fsck(ctx context.Context, cfg Config) (_ Report, err error) {
 		return Report{}, fmt.Errorf("audit: fsck: %w", err)
 	}
 	f := fsck{cfg: cfg, db: db, verifier: verifier}
+	f.readKeys()
 	err = f.run(ctx)
 	return f.report, errors.Join(err, db.Close(), discard())
 }
@@ -118,15 +121,19 @@ func dropScratch(dir string) error {
 type fsck struct {
 	cfg      Config
 	db       *store.DB
+	vault    *vault
 	verifier note.Verifier
 	report   Report
 
-	head    head
-	tree    merkle.Tree
-	leaves  []merkle.Hash      // read, not yet in the tree
-	roots   map[uint64][]claim // by size
-	digests map[uint64]string  // of seals, as their leaves tell, by number
-	found   map[Anchor]bool    // states of the TPM that device entries tell, Restart zeroed
+	head     head
+	tree     merkle.Tree
+	leaves   []merkle.Hash      // read, not yet in the tree
+	roots    map[uint64][]claim // by size
+	digests  map[uint64]string  // of seals, as their leaves tell, by number
+	indexed  uint64             // keys of the index that the entries have
+	absent   []uint64           // payloads
+	redacted map[uint64]bool    // entries that redact entries name
+	found    map[Anchor]bool    // states of the TPM that device entries tell, Restart zeroed
 }
 
 // claim is a root that something else than the tree tells.
@@ -137,7 +144,7 @@ type claim struct {
 }
 
 func (f *fsck) run(ctx context.Context) error {
-	f.roots, f.digests, f.found = map[uint64][]claim{}, map[uint64]string{}, map[Anchor]bool{}
+	f.roots, f.digests, f.found, f.redacted = map[uint64][]claim{}, map[uint64]string{}, map[Anchor]bool{}, map[uint64]bool{}
 	var raw []byte
 	err := f.db.View(func(t *store.Txn) (err error) {
 		raw, err = t.Get([]byte(keyHead))
@@ -167,7 +174,11 @@ func (f *fsck) run(ctx context.Context) error {
 		}
 		f.report.add("entry", f.report.Entries, "%v; nothing from here on was checked", err)
 	}
+	f.checkAbsent()
 	f.checkChain(seals)
+	if err := f.checkIndexed(ctx); err != nil {
+		return err
+	}
 	if err := checkEnd(f.db, c.Size); err != nil {
 		f.report.add("entry", c.Size, "%v", err)
 	}
@@ -244,10 +255,10 @@ func (f *fsck) checkSeal(n uint64, sealed checkpoint.Sealed, seal checkpoint.Sea
 func (f *fsck) readEntries(ctx context.Context) error {
 	f.checkRoots()
 	size := f.head.checkpoint.Size
-	return readEntries(ctx, f.db, 0, size, func(s record.Stored) error {
-		f.readEntry(s)
-		f.leaves = append(f.leaves, record.LeafHash(s.Envelope))
-		next := s.Index + 1
+	return eachEnvelope(ctx, f.db, 0, size, func(t *store.Txn, index uint64, envelope []byte) error {
+		f.readEntry(t, index, envelope)
+		f.leaves = append(f.leaves, record.LeafHash(envelope))
+		next := index + 1
 		if next%merkle.TileWidth == 0 || f.roots[next] != nil {
 			f.grow()
 		}
@@ -255,36 +266,80 @@ func (f *fsck) readEntries(ctx context.Context) error {
 	})
 }
 
-func (f *fsck) readEntry(s record.Stored) {
+func (f *fsck) readEntry(t *store.Txn, index uint64, envelope []byte) {
 	f.report.Entries++
-	env, err := record.Check(s.Envelope)
+	env, err := record.Check(envelope)
 	if err != nil {
-		f.report.add("entry", s.Index, "%v", err)
+		f.report.add("entry", index, "%v", err)
 		return
 	}
-	switch {
-	case s.Salt != nil:
-		f.report.Payloads++
-		if record.PayloadHash(s.Salt, s.Payload) != env.PayloadHash {
-			f.report.add("payload", s.Index, "is not the one that the envelope names")
-		}
-	case env.PayloadHash != "":
-		f.report.Absent++
-	}
+	f.checkPayload(t, index, env)
+	f.checkIndex(t, index, env)
 	switch env.Type {
 	case record.TypeSeal:
 		if body, err := record.DecodeBody[record.SealBody](env); err != nil {
-			f.report.add("entry", s.Index, "%v", err)
+			f.report.add("entry", index, "%v", err)
 		} else {
 			f.digests[body.Number] = body.Digest
 		}
 	case record.TypeDevice:
 		if body, err := record.DecodeBody[record.DeviceBody](env); err != nil {
-			f.report.add("entry", s.Index, "%v", err)
+			f.report.add("entry", index, "%v", err)
 		} else if body.Found != nil {
 			f.found[Anchor{Reset: body.Found.Reset, Counter: body.Found.Counter}] = true
 		}
+	case record.TypeRedact:
+		leaves, err := redacted(env, index)
+		if err != nil {
+			f.report.add("entry", index, "%v", err)
+		}
+		for _, l := range leaves {
+			f.redacted[l] = true
+		}
 	default:
+	}
+}
+
+// checkPayload counts a payload that is absent; whether it was erased is seen at the end, when the redact entries are read.
+func (f *fsck) checkPayload(t *store.Txn, index uint64, env record.Envelope) {
+	salt, payload, err := f.vault.readPayload(t, index)
+	switch {
+	case err != nil:
+		f.report.add("payload", index, "%v", err)
+	case salt != nil:
+		f.report.Payloads++
+		if record.PayloadHash(salt, payload) != env.PayloadHash {
+			f.report.add("payload", index, "is not the one that the envelope names")
+		}
+	case env.PayloadHash != "":
+		f.absent = append(f.absent, index)
+	}
+}
+
+// checkAbsent tells what is gone without an entry that erased it.
+func (f *fsck) checkAbsent() {
+	for _, index := range f.absent {
+		if f.redacted[index] {
+			f.report.Erased++
+		} else {
+			f.report.add("payload", index, "is absent, and no entry says that it was erased")
+		}
+	}
+}
+
+// readKeys opens the keys of payloads. Nothing is destroyed here that a crash left: opening the log does that.
+func (f *fsck) readKeys() {
+	known, marked, err := readErasures(f.db)
+	if err != nil {
+		f.report.add("payload_keys", 0, "%v", err)
+	}
+	f.vault, err = openVault(f.cfg.Dir)
+	switch {
+	case !marked && errors.Is(err, fs.ErrNotExist): // a log that began before payloads had keys
+	case err != nil:
+		f.report.add("payload_keys", 0, "%v", err)
+	case marked && erasuresOf(f.vault.tree.Load()).Check != known.Check:
+		f.report.add("payload_keys", 0, "%s is that of another log", keysName)
 	}
 }
 
@@ -296,9 +351,9 @@ func (f *fsck) grow() {
 		stored, err := tiles{db: f.db}.full(tile.Level, tile.Index)
 		switch {
 		case err != nil:
-			f.report.add("tile", tile.Index, "level %d: %v", tile.Level, err)
+			f.report.add(whatTile, tile.Index, "level %d: %v", tile.Level, err)
 		case !bytes.Equal(stored, tile.Data):
-			f.report.add("tile", tile.Index, "level %d: its entries hash to something else", tile.Level)
+			f.report.add(whatTile, tile.Index, "level %d: its entries hash to something else", tile.Level)
 		default:
 			f.report.Tiles++
 		}

@@ -18,20 +18,25 @@ import (
 // values.
 const (
 	prefixEntry   = "e/"         // e/<index>: the envelope
-	prefixPayload = "p/"         // p/<index>: salt, payload
+	prefixPayload = "p/"         // p/<index>: salt, payload; of entries before payloads were sealed
+	prefixSealed  = "x/"         // x/<index>: salt and payload under the entry's key
 	prefixTerm    = "i/"         // i/<16 bytes of HMAC-SHA256(IndexKey, kind 0x00 id)><index>: empty
 	prefixTile    = "t/"         // t/<level, one byte><index>: a complete tile
-	prefixState   = "s/"         // s/<key>: expiry in Unix milliseconds (0 = never), value
+	prefixState   = "s/"         // s/<key>: expiry in Unix milliseconds (0 = never), value; with the top bit set it is sealed
 	prefixSeal    = "q/"         // q/<number>: checkpoint.Sealed as JSON
 	keyHead       = "m/head"     // checkpoint body and commit time
 	keyPending    = "m/pending"  // text of the seal in flight
 	keyLastSeal   = "m/lastseal" // its number, JSON
+	keyErased     = "m/erased"   // erasures as JSON; absent: payloads have no keys yet
 	keyAnchor     = "m/anchor"   // where the TPM is expected: Anchor as JSON
 )
 
 const (
 	termSize   = 16
 	expirySize = 8
+	indexSize  = 8
+
+	sealedState = 1 << 63 // in the expiry: an index and a box follow
 )
 
 func numbered(prefix string, n uint64) []byte {
@@ -82,28 +87,37 @@ func parseHead(b []byte) (head, error) {
 	return head{checkpoint: c, at: time.UnixMilli(ms).UTC()}, nil
 }
 
-func encodeState(value []byte, expires time.Time) []byte {
-	var at uint64
+// encodeState writes flags, which are sealedState or none, into the expiry.
+func encodeState(value []byte, expires time.Time, flags uint64) []byte {
+	at := flags
 	if !expires.IsZero() {
-		at = uint64(max(expires.UnixMilli(), 1))
+		at |= uint64(max(expires.UnixMilli(), 1))
 	}
 	return append(binary.BigEndian.AppendUint64(make([]byte, 0, expirySize+len(value)), at), value...)
 }
 
-// decodeState gives the value unless it has expired by now. The store's own expiry is coarser and on the wall clock.
-func decodeState(b []byte, now time.Time) (value []byte, ok bool) {
+// decodeState gives the value unless it has expired by now, or was erased. The store's own expiry is coarser and on the wall clock.
+func (v *vault) decodeState(key string, b []byte, now time.Time) (value []byte, ok bool, err error) {
 	if len(b) < expirySize {
-		return nil, false
+		return nil, false, nil
 	}
 	at := binary.BigEndian.Uint64(b)
-	if at != 0 && now.UnixMilli() >= int64(at) { //nolint:gosec // G115: written by encodeState
-		return nil, false
+	expires := at &^ sealedState
+	if expires != 0 && now.UnixMilli() >= int64(expires) { //nolint:gosec // G115: written by encodeState
+		return nil, false, nil
 	}
-	return b[expirySize:], true
+	if value = b[expirySize:]; at&sealedState == 0 {
+		return value, true, nil
+	}
+	value, err = v.openState(key, value)
+	if errors.Is(err, errErased) {
+		return nil, false, nil
+	}
+	return value, err == nil, err
 }
 
 // getState reads a key of domain state within a transaction.
-func getState(t *store.Txn, key string, now time.Time) (value []byte, ok bool, err error) {
+func (v *vault) getState(t *store.Txn, key string, now time.Time) (value []byte, ok bool, err error) {
 	b, err := t.Get(stateKey(key))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, false, nil
@@ -111,8 +125,7 @@ func getState(t *store.Txn, key string, now time.Time) (value []byte, ok bool, e
 	if err != nil {
 		return nil, false, err
 	}
-	value, ok = decodeState(b, now)
-	return value, ok, nil
+	return v.decodeState(key, b, now)
 }
 
 // getJSON reads one of the log's own values; ok is false when there is none.

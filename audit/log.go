@@ -41,7 +41,9 @@ type Log struct {
 	cfg      Config
 	unlock   func()
 	db       *store.DB
-	heads    *heads // the committer's; nil when read-only
+	vault    *vault
+	erasing  sync.Mutex // one erasure at a time
+	heads    *heads     // the committer's; nil when read-only
 	signer   note.Signer
 	verifier note.Verifier
 	ballast  *durable.Ballast
@@ -116,19 +118,23 @@ func fill(cfg Config, first []record.Entry, anchor Anchor) error {
 	if l.heads, err = openHeads(cfg.Dir); err != nil {
 		return err
 	}
+	if l.vault, err = createVault(cfg.Dir); err != nil {
+		return errors.Join(err, l.heads.close())
+	}
 	if l.db, err = store.Open(filepath.Join(cfg.Dir, storeDir), store.Options{Log: cfg.Log}); err != nil {
 		return errors.Join(err, l.heads.close())
 	}
 	l.limits = limitsOf(l.db)
 	value, err := json.Marshal(anchor)
-	if err == nil {
-		err = l.commitFirst(first, pair{key: []byte(keyAnchor), value: value})
+	keys, keysErr := erasuresOf(l.vault.tree.Load()).write()
+	if err = errors.Join(err, keysErr); err == nil {
+		err = l.commitFirst(first, pair{[]byte(keyAnchor), value}, keys)
 	}
 	err = errors.Join(err, l.heads.close(), l.db.Close())
 	return errors.Join(err, durable.SyncDir(filepath.Join(cfg.Dir, storeDir)), durable.SyncDir(cfg.Dir))
 }
 
-func (l *Log) commitFirst(first []record.Entry, anchor pair) error {
+func (l *Log) commitFirst(first []record.Entry, with ...pair) error {
 	l.snap.Store(&snapshot{head: head{checkpoint: checkpoint.Checkpoint{Origin: l.cfg.Origin, Root: merkle.EmptyRoot()}}})
 	var batch []*item
 	for _, e := range first {
@@ -138,7 +144,7 @@ func (l *Log) commitFirst(first []record.Entry, anchor pair) error {
 		}
 		batch = append(batch, it)
 	}
-	batch[0].raw = append(batch[0].raw, anchor)
+	batch[0].raw = append(batch[0].raw, with...)
 	l.commit(batch)
 	for _, it := range batch {
 		if r := <-it.done; r.err != nil {
@@ -152,7 +158,7 @@ func (l *Log) commitFirst(first []record.Entry, anchor pair) error {
 func newLog(cfg Config) (*Log, error) {
 	l := &Log{
 		cfg: cfg, queue: make(chan *item, queueSize), closing: make(chan struct{}), ended: make(chan struct{}),
-		wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), vault: &vault{},
 	}
 	l.state.sealed = make(chan struct{})
 	var err error
@@ -192,6 +198,7 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 		return nil, err
 	}
 	l.guard()
+	l.openKeys(ctx)
 	if err := l.startWriting(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}

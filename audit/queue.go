@@ -34,6 +34,7 @@ type item struct {
 	raw      []pair
 	internal bool // the log's own: seals and device events
 	work     bool // makes the log busy
+	redact   bool // Erase's
 	cost     limits
 
 	claimed atomic.Int32 // waiting, taken or cancelled
@@ -68,7 +69,7 @@ func (l *Log) newItem(e record.Entry) (*item, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	it := &item{entry: e, leaf: record.LeafHash(e.Envelope), work: env.Type != record.TypeSeal, done: make(chan result, 1)}
+	it := &item{entry: e, leaf: record.LeafHash(e.Envelope), work: env.Type != record.TypeSeal, redact: env.Type == record.TypeRedact, done: make(chan result, 1)}
 	it.terms = make([][]byte, len(e.Terms))
 	for i, t := range e.Terms {
 		it.terms[i] = termPrefix(l.cfg.IndexKey, t)
@@ -85,14 +86,14 @@ func (it *item) measure() {
 	if it.isEntry() {
 		add(len(prefixEntry)+8, len(it.entry.Envelope)+32)
 		if it.entry.Salt != nil {
-			add(len(prefixPayload)+8, len(it.entry.Salt)+len(it.entry.Payload))
+			add(len(prefixSealed)+8, boxOverhead+len(it.entry.Salt)+len(it.entry.Payload))
 		}
 	}
 	for _, t := range it.terms {
 		add(len(t)+8, 0)
 	}
 	for _, m := range it.entry.Mutations {
-		add(len(prefixState)+len(m.Key), expirySize+len(m.Value))
+		add(len(prefixState)+len(m.Key), expirySize+indexSize+boxOverhead+len(m.Value))
 	}
 	for _, p := range it.raw {
 		add(len(p.key), len(p.value))
@@ -113,6 +114,9 @@ func (a limits) check(it *item) error {
 // nothing was written and the error is ctx's alone.
 func (l *Log) Append(ctx context.Context, e record.Entry) (Position, error) {
 	it, err := l.newItem(e)
+	if err == nil && it.redact {
+		err = fmt.Errorf("audit: %w: a redact entry is Erase's", record.ErrMalformed)
+	}
 	if err == nil {
 		err = l.offer(ctx, it)
 	}

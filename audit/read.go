@@ -31,7 +31,7 @@ func (l *Log) SignedCheckpoint() []byte {
 func (l *Log) Get(key string) (value []byte, ok bool, err error) {
 	now := l.cfg.Now()
 	err = l.db.View(func(t *store.Txn) error {
-		value, ok, err = getState(t, key, now)
+		value, ok, err = l.vault.getState(t, key, now)
 		return err
 	})
 	if err != nil {
@@ -46,9 +46,9 @@ func (l *Log) Scan(ctx context.Context, prefix, after string, limit int, fn func
 	now := l.cfg.Now()
 	for n := 0; ; {
 		last, seen, err := l.scanChunk(prefix, after, func(key string, value []byte) error {
-			value, ok := decodeState(value, now)
-			if !ok {
-				return nil
+			value, ok, err := l.vault.decodeState(key, value, now)
+			if err != nil || !ok {
+				return err
 			}
 			if n++; limit > 0 && n > limit {
 				return store.Stop
@@ -129,10 +129,27 @@ func (l *Log) Entries(ctx context.Context, from, to uint64, fn func(record.Store
 	if from > to || to > l.Head().Size {
 		return fmt.Errorf("%w: entries %d to %d of %d", ErrNotFound, from, to, l.Head().Size)
 	}
-	return readEntries(ctx, l.db, from, to, fn)
+	return l.vault.readEntries(ctx, l.db, from, to, fn)
 }
 
-func readEntries(ctx context.Context, db *store.DB, from, to uint64, fn func(record.Stored) error) error {
+// Envelopes calls fn for all envelopes up to the head as it is now, in order, without their payloads. An error of fn ends it
+// and is returned.
+func (l *Log) Envelopes(ctx context.Context, fn func(index uint64, envelope []byte) error) error {
+	return eachEnvelope(ctx, l.db, 0, l.Head().Size, func(_ *store.Txn, index uint64, envelope []byte) error { return fn(index, envelope) })
+}
+
+func (v *vault) readEntries(ctx context.Context, db *store.DB, from, to uint64, fn func(record.Stored) error) error {
+	return eachEnvelope(ctx, db, from, to, func(t *store.Txn, index uint64, envelope []byte) error {
+		s := record.Stored{Index: index, Envelope: envelope}
+		var err error
+		if s.Salt, s.Payload, err = v.readPayload(t, index); err != nil {
+			return err
+		}
+		return fn(s)
+	})
+}
+
+func eachEnvelope(ctx context.Context, db *store.DB, from, to uint64, fn func(t *store.Txn, index uint64, envelope []byte) error) error {
 	for from < to {
 		end := min(from+chunk, to)
 		if err := ctx.Err(); err != nil {
@@ -140,11 +157,11 @@ func readEntries(ctx context.Context, db *store.DB, from, to uint64, fn func(rec
 		}
 		err := db.View(func(t *store.Txn) error {
 			for ; from < end; from++ {
-				s, err := readEntry(t, from)
+				envelope, err := t.Get(numbered(prefixEntry, from))
 				if err != nil {
-					return err
+					return fmt.Errorf("audit: entry %d: %w", from, err)
 				}
-				if err := fn(s); err != nil {
+				if err := fn(t, from, envelope); err != nil {
 					return err
 				}
 			}
@@ -157,24 +174,45 @@ func readEntries(ctx context.Context, db *store.DB, from, to uint64, fn func(rec
 	return nil
 }
 
-func readEntry(t *store.Txn, index uint64) (record.Stored, error) {
-	s := record.Stored{Index: index}
-	var err error
-	if s.Envelope, err = t.Get(numbered(prefixEntry, index)); err != nil {
-		return s, fmt.Errorf("audit: entry %d: %w", index, err)
-	}
-	payload, err := t.Get(numbered(prefixPayload, index))
-	if errors.Is(err, store.ErrNotFound) {
-		return s, nil
+// readPayload gives salt and payload; nothing if there never was one, or if it was erased.
+func (v *vault) readPayload(t *store.Txn, index uint64) (salt, payload []byte, err error) {
+	both, err := v.openPayload(t, index)
+	if err == nil && both != nil && len(both) < record.SaltSize {
+		err = fmt.Errorf("%d bytes", len(both))
 	}
 	if err != nil {
-		return s, fmt.Errorf("audit: payload %d: %w", index, err)
+		return nil, nil, fmt.Errorf("audit: payload %d: %w", index, err)
 	}
-	if len(payload) < record.SaltSize {
-		return s, fmt.Errorf("audit: payload %d has %d bytes", index, len(payload))
+	if both == nil {
+		return nil, nil, nil
 	}
-	s.Salt, s.Payload = payload[:record.SaltSize:record.SaltSize], payload[record.SaltSize:]
-	return s, nil
+	return both[:record.SaltSize:record.SaltSize], both[record.SaltSize:], nil
+}
+
+func (v *vault) openPayload(t *store.Txn, index uint64) ([]byte, error) {
+	key := numbered(prefixSealed, index)
+	box, err := t.Get(key)
+	if errors.Is(err, store.ErrNotFound) {
+		return orNothing(t.Get(numbered(prefixPayload, index)))
+	}
+	if err != nil {
+		return nil, err
+	}
+	aead, err := v.of(index)
+	if errors.Is(err, errErased) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return reveal(aead, key, box)
+}
+
+func orNothing(value []byte, err error) ([]byte, error) {
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return value, err
 }
 
 // Tile returns the first width hashes of a C2SP tlog-tiles hash tile, 32 bytes each, 1 ≤ width ≤ 256. Width 256 is the

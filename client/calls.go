@@ -155,6 +155,11 @@ func (c *Client) Revoke(ctx context.Context, q v1.RevocationRequest, o ...Option
 	return post[v1.Revocation](ctx, c, "/v1/revocations", q, o)
 }
 
+// Erase destroys payloads for good.
+func (c *Client) Erase(ctx context.Context, q v1.ErasureRequest) (v1.Erasure, error) {
+	return post[v1.Erasure](ctx, c, "/v1/erasures", q, nil)
+}
+
 // Keys gives the keys that events and access tokens are signed with. What they say of themselves is not verified here.
 func (c *Client) Keys(ctx context.Context) (v1.KeySet, error) {
 	return get[v1.KeySet](ctx, c, "/v1/jwks")

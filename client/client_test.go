@@ -263,6 +263,7 @@ func TestRequests(t *testing.T) {
 		"POST /v1/revocations":                        func() error { _, err := c.Revoke(ctx, v1.RevocationRequest{}); return err },
 		"GET /v1/revocations?cursor=1.5":              func() error { _, err := c.Revocations(ctx, "1.5"); return err },
 		"POST /v1/revocations/poll?wait=7":            func() error { _, err := c.PollFeed(ctx, v1.FeedPoll{}); return err },
+		"POST /v1/erasures":                           func() error { _, err := c.Erase(ctx, v1.ErasureRequest{}); return err },
 		"GET /v1/jwks":                                func() error { _, err := c.Keys(ctx); return err },
 		"GET /v1/audit/entries/3":                     func() error { _, err := c.Entry(ctx, 3); return err },
 		"GET /v1/audit/entries?task=t":                func() error { _, err := c.Entries(ctx, url.Values{"task": {"t"}}); return err },

@@ -94,7 +94,7 @@ func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (To
 func (s *Service) tokenFailed(ctx context.Context, env record.Envelope, t *chain.AccessToken, index uint64) {
 	env.Type, env.Code, env.Policy = record.TypeTokenFailed, codeSigning, ""
 	_, err := s.appendFirmly(ctx, draft{
-		env: env, body: record.TokenFailBody{Index: index, JTI: t.JTI}, terms: append(termsOf(env), record.Term{Kind: "serial", ID: t.Serial}),
+		env: env, body: record.TokenFailBody{Index: index, JTI: t.JTI},
 	})
 	if err != nil {
 		s.cfg.Logger.Error("a token that was not signed was not recorded", slog.String("jti", t.JTI), slog.Any("error", err))
@@ -213,7 +213,6 @@ func (s *Service) accessTokenDraft(by Caller, t *chain.AccessToken, claims []byt
 			InputHash: a.hash(),
 		},
 		payload: record.TokenPayload{Claims: claims, Input: a.input},
-		terms:   append(termsOf(env), record.Term{Kind: "serial", ID: t.Serial}),
 		mutations: append(unrevoked(*by.deleg), must(record.Absent, revKey(chain.RevCertificate, t.Serial),
 			refuse(Forbidden, chain.CodeCertificateRevoked, "", "the certificate is revoked"))),
 	}

@@ -14,7 +14,6 @@ type draft struct {
 	env       record.Envelope
 	body      any
 	payload   any
-	terms     []record.Term
 	mutations []record.Mutation
 }
 
@@ -71,7 +70,7 @@ func (s *Service) entry(d draft) (record.Entry, error) {
 	if err != nil {
 		return record.Entry{}, internal("make entry", err)
 	}
-	e.Terms, e.Mutations = d.terms, d.mutations
+	e.Terms, e.Mutations = record.Terms(d.env, d.body), d.mutations
 	return e, nil
 }
 
@@ -106,7 +105,7 @@ func (s *Service) denyDraft(operation string, about record.Envelope, e *Error) d
 		body.Reasons, body.InputHash = a.answer.Reasons, a.hash()
 		d.payload = record.DenyPayload{Input: a.input}
 	}
-	d.body, d.terms = body, termsOf(d.env)
+	d.body = body
 	return d
 }
 
@@ -162,24 +161,6 @@ func nameCaller(env *record.Envelope, by Caller) {
 		set(&env.Operator, by.ID.Name())
 	case chain.KindUnknown:
 	}
-}
-
-// termsOf indexes an entry by the ids that its envelope names.
-func termsOf(env record.Envelope) []record.Term {
-	var out []record.Term
-	for _, t := range []record.Term{
-		{Kind: "user", ID: env.User},
-		{Kind: "agent", ID: env.Agent},
-		{Kind: "agent", ID: env.Parent},
-		{Kind: "task", ID: env.Task},
-		{Kind: "grant", ID: env.Grant},
-		{Kind: "orchestrator", ID: env.Orchestrator},
-	} {
-		if t.ID != "" {
-			out = append(out, t)
-		}
-	}
-	return out
 }
 
 func checkWords(checks []chain.Check) map[string]string {

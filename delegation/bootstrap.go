@@ -37,7 +37,7 @@ func FirstOperator(cert, issuer *x509.Certificate, now time.Time) (record.Entry,
 	if err != nil {
 		return record.Entry{}, internal("make entry", err)
 	}
-	e.Terms = []record.Term{{Kind: "serial", ID: chain.Serial(cert)}}
+	e.Terms = []record.Term{{Kind: "serial", ID: chain.Serial(cert)}} // as record.TermsOf
 	e.Mutations = []record.Mutation{{Key: keyCert + hexOf(tbsHash(cert)), Value: cert.Raw}, create(identityKey(chain.Operator, id.Name()), state, time.Time{}, errRegistered()), serial}
 	return e, nil
 }

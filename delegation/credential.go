@@ -140,7 +140,7 @@ func (s *Service) credentialDraft(action string, u chain.User, c Credential) dra
 		detail["public_key"] = base64.RawURLEncoding.EncodeToString(c.PublicKey)
 	}
 	return draft{
-		env: env, terms: termsOf(env),
+		env:     env,
 		body:    record.AdminBody{Action: action, Target: strings.TrimPrefix(credentialKey(c.ID), keyCredential), Detail: detail},
 		payload: record.RevokePayload{Issuer: u.Issuer, Subject: u.Subject},
 	}

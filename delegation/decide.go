@@ -222,7 +222,6 @@ func (s *Service) decisionDraft(by Caller, q DecisionRequest, a answer) (draft, 
 	return draft{
 		env: env, body: body,
 		payload: payload,
-		terms:   append(termsOf(env), record.Term{Kind: "decision", ID: a.ID}),
 	}, nil
 }
 

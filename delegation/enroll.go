@@ -209,7 +209,7 @@ func (s *Service) alarm(ctx context.Context, id string, st *agentState, refused 
 	}
 	about.Type, about.Code = record.TypeAlarm, record.EventTokenReused
 	_, err = s.appendFirmly(ctx, draft{
-		env: about, terms: termsOf(about),
+		env:       about,
 		body:      record.AlarmBody{Event: record.EventTokenReused, SPKIHash: hexOf([32]byte(st.Enrol.Key)), RefusedSPKIHash: hexOf(refused)},
 		mutations: []record.Mutation{create(keyAlarm+id, nil, d.Grant.NotAfter.Add(grace), errRaced)},
 	})

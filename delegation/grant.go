@@ -274,7 +274,6 @@ func (s *Service) grantDraft(g *grantState, a Approval, m record.Mutation) draft
 			Issuer: a.User.Issuer, Subject: a.User.Subject, Roles: a.User.Roles, Groups: a.User.Groups,
 			ACR: a.User.ACR, AMR: a.User.AMR, AuthTime: a.User.AuthTime, Purpose: g.Purpose, Evidence: a.Evidence,
 		},
-		terms:     termsOf(env),
 		mutations: []record.Mutation{m},
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -49,8 +50,12 @@ func (l *memoryLog) Append(_ context.Context, e record.Entry) (delegation.Positi
 	if l.fail != nil {
 		return delegation.Position{}, l.fail
 	}
-	if _, err := e.Check(); err != nil {
+	env, err := e.Check()
+	if err != nil {
 		return delegation.Position{}, err
+	}
+	if terms, err := record.TermsOf(env); err != nil || !slices.Equal(terms, e.Terms) {
+		return delegation.Position{}, fmt.Errorf("terms %v, from the entry alone %v: %w", e.Terms, terms, err)
 	}
 	for _, m := range e.Mutations {
 		if err := l.holds(m); err != nil {
@@ -342,7 +347,7 @@ func (r *rig) start(log delegation.Log) {
 	r.t.Helper()
 	var err error
 	r.s, err = delegation.New(r.t.Context(), delegation.Config{
-		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Certifier: r.certifier, Statements: r.statements, Policy: r.policy(), Bundles: r.bundles,
+		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Records: r.log, Certifier: r.certifier, Statements: r.statements, Policy: r.policy(), Bundles: r.bundles,
 		Resources: catalogue(r.t),
 		Ready:     func() error { return r.ready }, Workloads: r.workloads, TPM: r.tpm,
 		Provider:  func(context.Context) error { return r.provider },

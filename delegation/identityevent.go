@@ -85,7 +85,7 @@ func (s *Service) remembered(ctx context.Context, e IdentityEvent, key string) e
 		m = append(m, record.Mutation{Key: keyEnded + env.User, Value: value, Expires: now.Add(endedLife)})
 	}
 	_, err := s.appendFirmly(ctx, draft{
-		env: env, terms: termsOf(env),
+		env:       env,
 		body:      record.AdminBody{Action: "event." + short(e.Type), Target: hex.EncodeToString(e.ID[:]), Detail: map[string]string{"effect": effect}},
 		payload:   record.RevokePayload{Issuer: e.User.Issuer, Subject: e.User.Subject},
 		mutations: m,

@@ -63,7 +63,6 @@ func (s *Service) issueDraft(o order, p Prepared) (draft, error) {
 	m = append(m, record.Mutation{Key: keyOpen + hexOf(p.Hash()), Value: []byte(f.Serial)}, serial)
 	return draft{
 		env: o.env, body: o.body, payload: o.payload, mutations: m,
-		terms: append(termsOf(o.env), record.Term{Kind: "serial", ID: f.Serial}),
 	}, nil
 }
 
@@ -84,7 +83,7 @@ func (s *Service) signFailed(ctx context.Context, o order, p Prepared, index uin
 	env.Type, env.Code = record.TypeIssueFailed, codeSigning
 	// The caller may be gone; the record of what was not signed is owed all the same.
 	_, err := s.appendFirmly(ctx, draft{
-		env: env, body: record.FailBody{Index: index, Serial: p.Facts().Serial, TBSHash: hexOf(p.Hash())}, terms: termsOf(env),
+		env: env, body: record.FailBody{Index: index, Serial: p.Facts().Serial, TBSHash: hexOf(p.Hash())},
 		mutations: []record.Mutation{{Key: keyOpen + hexOf(p.Hash()), Delete: true}},
 	})
 	if err != nil {

@@ -112,7 +112,7 @@ func (s *Service) store(ctx context.Context, batch []kept) {
 
 func keepMutations(k kept) []record.Mutation {
 	name := hex.EncodeToString(k.tbs[:])
-	return []record.Mutation{{Key: keyCert + name, Value: k.value()}, {Key: keyOpen + name, Delete: true}}
+	return []record.Mutation{{Key: keyCert + name, Value: k.value(), Of: &k.at.Index}, {Key: keyOpen + name, Delete: true}}
 }
 
 // value is the certificate and, behind it, where its entry stands: 64 bits of index, big-endian, and the leaf hash.
@@ -184,7 +184,6 @@ func (s *Service) closeOpen(ctx context.Context) error {
 		_, err := s.append(ctx, draft{
 			env:       record.Envelope{Type: record.TypeIssueUnknown},
 			body:      record.FailBody{Serial: serial, TBSHash: tbs},
-			terms:     []record.Term{{Kind: "serial", ID: serial}},
 			mutations: []record.Mutation{{Key: keyOpen + tbs, Delete: true}},
 		})
 		if err != nil {

@@ -170,7 +170,6 @@ func (s *Service) registerOrchestrator(ctx context.Context, by Caller, id chain.
 	d := draft{
 		env:       env,
 		body:      record.AdminBody{Action: "register.orchestrator", Target: id.String(), Detail: q.detail(registration)},
-		terms:     termsOf(env),
 		mutations: append(append(more, known), join...),
 	}
 	if q.OIDCSubject != "" {

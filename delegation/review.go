@@ -11,5 +11,5 @@ import (
 func (s *Service) RecordReview(ctx context.Context, by Caller, action, target string, detail map[string]string) (Position, error) {
 	env := record.Envelope{Type: record.TypeAdmin}
 	nameCaller(&env, by)
-	return s.append(ctx, draft{env: env, body: record.AdminBody{Action: action, Target: target, Detail: detail}, terms: termsOf(env)})
+	return s.append(ctx, draft{env: env, body: record.AdminBody{Action: action, Target: target, Detail: detail}})
 }

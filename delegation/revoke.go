@@ -282,7 +282,6 @@ func (s *Service) revokeDraft(by Caller, q RevokeRequest, about record.Envelope,
 		d.body = record.RevokeBody{Kind: q.Kind.String(), ID: d.env.User, Reason: q.Reason, Seq: v.Seq}
 		d.payload = record.RevokePayload{Issuer: iss, Subject: sub}
 	}
-	d.terms = termsOf(d.env)
 	return d, nil
 }
 

@@ -78,6 +78,7 @@ type Config struct {
 	Origin    string // of the log: the audience of delegations
 	Trust     *chain.Trust
 	Log       Log
+	Records   Records
 	Certifier Certifier
 	// Statements is the JWT key.
 	Statements Statements

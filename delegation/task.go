@@ -117,9 +117,8 @@ func (s *Service) appendTask(ctx context.Context, by Caller, idem Idempotency, g
 		User: s.cfg.Pseudonym(g.User.Issuer, g.User.Subject),
 	}
 	return s.append(ctx, draft{
-		env:   env,
-		body:  record.TaskBody{TaskID: t.ID, GrantID: g.ID, Status: "open", Scope: t.Scope, NotAfter: t.NotAfter, MaxDepth: t.MaxDepth},
-		terms: termsOf(env),
+		env:  env,
+		body: record.TaskBody{TaskID: t.ID, GrantID: g.ID, Status: "open", Scope: t.Scope, NotAfter: t.NotAfter, MaxDepth: t.MaxDepth},
 		mutations: append([]record.Mutation{
 			same,
 			create(keyTask+t.ID, value, g.NotAfter.Add(grace), refuse(Conflict, "grant_used", "grant_id", "the task of this grant was opened already")),

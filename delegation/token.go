@@ -99,7 +99,6 @@ func (s *Service) tokenDraft(ctx context.Context, q SpawnRequest, l lineage, chi
 			InputHash: a.hash(),
 		},
 		payload: record.EnrollmentPayload{JWS: q.Confirmation, DelegatorKey: l.by.spki, Input: a.input},
-		terms:   termsOf(env),
 	}, nil
 }
 

@@ -17,6 +17,20 @@ type EntryPage struct {
 	NextCursor string  `json:"next_cursor,omitempty"` // absent at the end
 }
 
+// ErasureRequest names payloads to destroy for good: those about a user, or listed ones.
+type ErasureRequest struct {
+	User    *User    `json:"user,omitempty"`
+	Entries []uint64 `json:"entries,omitempty"` // ascending, at most 512
+	Reason  string   `json:"reason"`            // 1 to 256 bytes; recorded for good, so it must name nobody
+	DryRun  bool     `json:"dry_run,omitempty"` // only tell how many
+}
+
+// Erasure is what was destroyed.
+type Erasure struct {
+	Entries    uint64         `json:"entries"`    // how many lost their payloads, or would
+	Redactions []AuditReceipt `json:"redactions"` // the entries that say so; none of a dry run
+}
+
 // Seal is a sealed checkpoint with the TPM's statements over it.
 type Seal struct {
 	Number           uint64 `json:"number"`

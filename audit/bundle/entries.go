@@ -224,6 +224,9 @@ func (v *verifier) entry(r *chunkResult, index uint64, line []byte, payloads map
 		v.tally.check(CheckDelegation, at(index, payloadsPath(r.n)), claims(&env, p.Payload))
 	}
 	v.payload(r, index, env.PayloadHash, payloads)
+	if env.Type == record.TypeRedact {
+		v.redact(r, index, env)
+	}
 	f, err := factOf(env)
 	if err != nil {
 		v.tally.fail(CheckEntry, at(index, entriesPath(r.n)), "%v", err)

@@ -52,6 +52,9 @@ func (v *verifier) payload(r *chunkResult, index uint64, committed string, paylo
 	case len(p.Salt) != record.SaltSize || record.PayloadHash(p.Salt, p.Payload) != committed:
 		v.tally.fail(CheckPayload, where, "not the payload that the entry commits to")
 		delete(payloads, index)
+	case v.tally.erased[index]:
+		v.tally.fail(CheckPayload, where, "here, although a redact entry erased it")
+		delete(payloads, index)
 	default:
 		v.tally.pass(CheckPayload, 1)
 		delete(payloads, index)

@@ -93,10 +93,11 @@ type Report struct {
 	Completeness string  `json:"completeness"`
 	Anchors      string  `json:"anchors"`
 	Origin       string  `json:"origin,omitempty"`
-	Size         uint64  `json:"size"`           // of the sealed tree
-	Entries      uint64  `json:"entries"`        // held and checked
-	Seals        uint64  `json:"seals"`          // held and checked
-	Hops         *Hops   `json:"hops,omitempty"` // nil: no agent's certificate was checked
+	Size         uint64  `json:"size"`             // of the sealed tree
+	Entries      uint64  `json:"entries"`          // held and checked
+	Seals        uint64  `json:"seals"`            // held and checked
+	Hops         *Hops   `json:"hops,omitempty"`   // nil: no agent's certificate was checked
+	Erased       uint64  `json:"erased,omitempty"` // payloads that are absent because a redact entry erased them
 	Omitted      uint64  `json:"omitted_findings,omitempty"`
 	Checks       []Check `json:"checks"`
 }
@@ -137,6 +138,8 @@ type tally struct {
 	unproven map[CheckName]uint64
 	kept     []Check
 	omitted  uint64
+	erased   map[uint64]bool // entries; not changed while checks run
+	gone     uint64          // payloads of those
 
 	hops Hops
 }
@@ -166,6 +169,14 @@ func (t *tally) fail(name CheckName, p place, format string, args ...any) {
 }
 
 func (t *tally) unsure(name CheckName, p place, format string, args ...any) {
+	if t.isErased(name, p) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if name == CheckPayload {
+			t.gone++
+		}
+		return
+	}
 	t.add(t.unproven, Check{Name: name, Status: Unproven, Index: p.index, File: p.file, Detail: fmt.Sprintf(format, args...)})
 }
 
@@ -222,7 +233,7 @@ func aboutCompleteness(name CheckName) bool { return name == CheckRange }
 func (t *tally) report(anchors string) Report {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r := Report{Integrity: "pass", Completeness: "complete", Anchors: anchors, Omitted: t.omitted}
+	r := Report{Integrity: "pass", Completeness: "complete", Anchors: anchors, Omitted: t.omitted, Erased: t.gone}
 	if hops := t.hops; hops != (Hops{}) {
 		r.Hops = &hops
 	}

@@ -125,6 +125,9 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	if v.head == nil {
 		return nil
 	}
+	if err := v.redactions(ctx); err != nil {
+		return err
+	}
 	if err := v.entries(ctx); err != nil {
 		return err
 	}

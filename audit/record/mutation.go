@@ -33,6 +33,8 @@ type Mutation struct {
 	CheckOnly bool      // change nothing
 	Expires   time.Time // zero = never. Afterwards the key counts as absent.
 	Pre       Precondition
+	// Of is the entry whose erasure takes the value with it, if it is private: by default the one that it commits with.
+	Of *uint64
 }
 
 // Check refuses a mutation out of bounds or in contradiction with itself.

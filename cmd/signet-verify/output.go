@@ -23,6 +23,9 @@ func (t terminal) report(r bundle.Report, asJSON bool) error {
 	fmt.Fprintf(w, "anchors:\t%s\n", r.Anchors)
 	fmt.Fprintf(w, "log:\t%s\n", r.Origin)
 	fmt.Fprintf(w, "checked:\t%d entries of %d, %d seals\n", r.Entries, r.Size, r.Seals)
+	if r.Erased > 0 {
+		fmt.Fprintf(w, "erased:\t%d payloads, as redact entries say\n", r.Erased)
+	}
 	if r.Hops != nil {
 		fmt.Fprintf(w, "hops:\t%d confirmed by their delegator, %d vouched for by the CA\n", r.Hops.Confirmed, r.Hops.Vouched)
 	}

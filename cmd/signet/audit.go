@@ -19,6 +19,40 @@ type auditCommands struct {
 	Find    findCommand    `cmd:"" help:"List entries: those of one term, or all."`
 	Receipt receiptCommand `cmd:"" help:"Write the proof that an entry is in the log, for signet-verify receipt."`
 	Export  exportCommand  `cmd:"" help:"Write the evidence bundle, a tar archive, for signet-verify bundle."`
+	Erase   eraseCommand   `cmd:"" help:"Destroy the payloads about a user, or of listed entries, for good. Without --yes it tells how many."`
+}
+
+type eraseCommand struct {
+	Issuer  string   `name:"issuer" placeholder:"URL" and:"user" help:"The user's identity provider."`
+	Subject string   `name:"subject" placeholder:"SUB" and:"user" xor:"what" help:"The user's subject there."`
+	Entries []uint64 `name:"entries" placeholder:"INDEX,…" xor:"what" help:"Or these entries, ascending, at most 512."`
+	Reason  string   `name:"reason" required:"" help:"Recorded for good: name nobody."`
+	Yes     bool     `name:"yes" help:"Do it."`
+}
+
+func (q eraseCommand) Run(ctx context.Context, s *session) error {
+	req := v1.ErasureRequest{Entries: q.Entries, Reason: q.Reason, DryRun: !q.Yes}
+	if q.Subject != "" {
+		req.User = &v1.User{Issuer: q.Issuer, Subject: q.Subject}
+	}
+	c, _, err := s.connectIdentified()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	out, err := c.Erase(ctx, req)
+	if err != nil {
+		return err
+	}
+	name := "erased"
+	if !q.Yes {
+		name = "would erase"
+	}
+	rows := []row{{name, strconv.FormatUint(out.Entries, 10) + " entries"}}
+	for _, r := range out.Redactions {
+		rows = append(rows, receiptRow(&r))
+	}
+	return s.print(out, rows...)
 }
 
 type entryCommand struct {

@@ -47,13 +47,19 @@ func (c doctorCommand) Run(ctx context.Context, log *slog.Logger) error {
 	return appliance.Doctor(ctx, cfg, os.Stdout, log)
 }
 
-type fsckCommand struct{ configured }
+type fsckCommand struct {
+	configured
+	Repair bool `help:"Make the index and the tiles anew from the entries, if nothing else is wrong."`
+}
 
 // Run checks the log.
 func (c fsckCommand) Run(ctx context.Context, log *slog.Logger) error {
 	cfg, err := dev.LoadConfig(c.Config)
 	if err != nil {
 		return err
+	}
+	if c.Repair {
+		return appliance.Repair(ctx, cfg, os.Stdout, log)
 	}
 	return appliance.Fsck(ctx, cfg, os.Stdout, log)
 }

@@ -22,7 +22,7 @@ type cli struct {
 	Serve  serveCommand  `cmd:"" help:"Serve."`
 	Dev    devCommand    `cmd:"" help:"Run a development appliance with software devices."`
 	Doctor doctorCommand `cmd:"" help:"Check configuration and devices; change nothing."`
-	Fsck   fsckCommand   `cmd:"" help:"Recompute the audit log and compare; change nothing."`
+	Fsck   fsckCommand   `cmd:"" help:"Recompute the audit log and compare. Changes nothing without --repair."`
 
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }

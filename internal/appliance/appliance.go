@@ -143,7 +143,7 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 	limits.Quotas = a.cfg.Quotas.limits()
 	limits.OperatorTTL, limits.Heartbeat = operatorTTL, a.cfg.Revocation.Heartbeat
 	return delegation.New(ctx, delegation.Config{
-		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: &engine.active, Bundles: engine, Resources: resources,
+		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Records: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: &engine.active, Bundles: engine, Resources: resources,
 		Ready: a.monitor.ready, Provider: a.idps.available, Proofs: a.idps, Pseudonym: pseudonyms(indexKey), Clients: a.cfg.clients(),
 		Workloads: workloads, TPM: tpms, Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -29,24 +30,57 @@ func (p publicOnly) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 
 // Fsck recomputes the log from its entries and compares; it changes nothing, and needs the daemon stopped.
 func Fsck(ctx context.Context, c Config, w io.Writer, log *slog.Logger) error {
-	certs, err := readCertificates(filepath.Join(c.pkiDir(), "audit.pem"))
+	cfg, err := c.fsckConfig(log)
 	if err != nil {
 		return err
 	}
-	r, err := audit.Fsck(ctx, c.auditConfig(publicOnly{certs[0].PublicKey}, nil, nil, time.Now, log))
+	r, err := audit.Fsck(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	for _, f := range r.Findings {
-		if _, err := fmt.Fprintln(w, f); err != nil {
-			return err
-		}
-	}
-	if _, err := fmt.Fprintf(w, "%d entries, %d payloads (%d absent), %d seals, %d findings\n", r.Entries, r.Payloads, r.Absent, r.Seals, len(r.Findings)); err != nil {
+	if err := printReport(w, r); err != nil {
 		return err
 	}
 	if !r.OK() {
 		return ErrDamaged
 	}
 	return nil
+}
+
+// Repair makes anew what is derived from the entries, if Fsck finds nothing else wrong, and checks again.
+func Repair(ctx context.Context, c Config, w io.Writer, log *slog.Logger) error {
+	cfg, err := c.fsckConfig(log)
+	if err != nil {
+		return err
+	}
+	r, err := audit.Repair(ctx, cfg)
+	if err := errors.Join(printReport(w, r), err); err != nil || r.OK() {
+		return err
+	}
+	if _, err := fmt.Fprintln(w, "repaired; once more:"); err != nil {
+		return err
+	}
+	return Fsck(ctx, c, w, log)
+}
+
+func (c *Config) fsckConfig(log *slog.Logger) (audit.Config, error) {
+	certs, err := readCertificates(filepath.Join(c.pkiDir(), "audit.pem"))
+	if err != nil {
+		return audit.Config{}, err
+	}
+	indexKey, err := os.ReadFile(c.indexKey())
+	if err != nil {
+		return audit.Config{}, err
+	}
+	return c.auditConfig(publicOnly{certs[0].PublicKey}, nil, indexKey, time.Now, log), nil
+}
+
+func printReport(w io.Writer, r audit.Report) error {
+	for _, f := range r.Findings {
+		if _, err := fmt.Fprintln(w, f); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(w, "%d entries, %d payloads (%d erased), %d seals, %d findings\n", r.Entries, r.Payloads, r.Erased, r.Seals, len(r.Findings))
+	return err
 }

@@ -18,7 +18,7 @@ import (
 
 func (c *Config) auditConfig(key crypto.Signer, q audit.Quoter, indexKey []byte, now func() time.Time, log *slog.Logger) audit.Config {
 	return audit.Config{
-		Dir: c.logDir(), Origin: c.Origin, Signer: key, Quoter: q, IndexKey: indexKey, Now: now, Log: log,
+		Dir: c.logDir(), Origin: c.Origin, Signer: key, Quoter: q, IndexKey: indexKey, Private: delegation.Private, Now: now, Log: log,
 		SealInterval: c.Audit.SealInterval, Heartbeat: c.Audit.Heartbeat, MaxSealAge: c.Audit.MaxSealAge, MinFree: c.Audit.MinFree,
 	}
 }
@@ -26,11 +26,23 @@ func (c *Config) auditConfig(key crypto.Signer, q audit.Quoter, indexKey []byte,
 // domainLog is the log as the domain wants it.
 type domainLog struct{ *audit.Log }
 
-var _ delegation.Log = domainLog{}
+var (
+	_ delegation.Log     = domainLog{}
+	_ delegation.Records = domainLog{}
+)
 
 // Append gives the domain's kind of position.
 func (l domainLog) Append(ctx context.Context, e record.Entry) (delegation.Position, error) {
 	p, err := l.Log.Append(ctx, e)
+	if errors.Is(err, audit.ErrUnknown) {
+		err = fmt.Errorf("%w: %w", delegation.ErrUnknown, err)
+	}
+	return delegation.Position{Index: p.Index, LeafHash: p.LeafHash}, err
+}
+
+// Erase likewise.
+func (l domainLog) Erase(ctx context.Context, e record.Entry) (delegation.Position, error) {
+	p, err := l.Log.Erase(ctx, e)
 	if errors.Is(err, audit.ErrUnknown) {
 		err = fmt.Errorf("%w: %w", delegation.ErrUnknown, err)
 	}

@@ -49,8 +49,9 @@ var table = []row{
 	{pattern: "api/extauthz", imports: []string{"delegation/chain"}, never: noServer, noCgo: true},
 	{pattern: "api/v1"},
 
-	{pattern: "audit", imports: []string{"store", "audit/record", "audit/merkle", "audit/checkpoint", "internal/durable"}},
+	{pattern: "audit", imports: []string{"store", "audit/record", "audit/merkle", "audit/checkpoint", "audit/keytree", "internal/durable"}},
 	{pattern: "audit/record", imports: []string{"audit/merkle", "audit/checkpoint"}, pure: true},
+	{pattern: "audit/keytree", pure: true},
 	{pattern: "audit/merkle", imports: []string{"audit/record", "audit/checkpoint"}, pure: true},
 	{pattern: "audit/checkpoint", imports: []string{"audit/record", "audit/merkle"}, pure: true},
 	{

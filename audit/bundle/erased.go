@@ -1,0 +1,70 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"math"
+
+	"github.com/signet-pki/signet/audit/record"
+)
+
+// redactions finds what redact entries erased, before the entries are gone through: they stand behind what they erase. A line
+// that is not the leaf of its place is reported there, whatever it erases.
+func (v *verifier) redactions(ctx context.Context) error {
+	v.tally.erased = map[uint64]bool{}
+	for _, n := range v.files.numbered(dirEntries, ".jsonl") {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		data, err := v.files.read(entriesPath(n))
+		if err != nil || !bytes.Contains(data, []byte(record.TypeRedact)) {
+			continue
+		}
+		list, err := lines(data, chunk)
+		if err != nil {
+			continue
+		}
+		for _, line := range list {
+			for _, index := range erasedBy(line) {
+				v.tally.erased[index] = true
+			}
+		}
+	}
+	return nil
+}
+
+func erasedBy(line []byte) []uint64 {
+	if !bytes.Contains(line, []byte(record.TypeRedact)) {
+		return nil
+	}
+	env, err := record.Check(line)
+	if err != nil || env.Type != record.TypeRedact {
+		return nil
+	}
+	body, err := record.DecodeBody[record.RedactBody](env)
+	if err != nil || body.Check(math.MaxUint64) != nil {
+		return nil
+	}
+	return body.Leaves()
+}
+
+// isErased says whether what is absent is explained by an erasure: what an entry's payload, and the state that went with it, showed.
+func (t *tally) isErased(name CheckName, p place) bool {
+	switch name {
+	case CheckPayload, CheckCertificate, CheckConfirmation, CheckEvidence:
+		return p.index != nil && t.erased[*p.index]
+	default:
+		return false
+	}
+}
+
+// redact checks a redact entry: it erases what stands before it.
+func (v *verifier) redact(r *chunkResult, index uint64, env record.Envelope) {
+	body, err := record.DecodeBody[record.RedactBody](env)
+	if err == nil {
+		err = body.Check(index)
+	}
+	if err != nil {
+		v.tally.fail(CheckEntry, at(index, entriesPath(r.n)), "%v", err)
+	}
+}
