@@ -29,6 +29,9 @@ if [ "${1:-}" = test ]; then
 	need nginx-light /usr/sbin/nginx
 	need curl curl
 	need gnutls-bin gnutls-cli
+	# A collector of syslog, and its TLS.
+	need rsyslog /usr/sbin/rsyslogd
+	need rsyslog-gnutls "/usr/lib/$(gcc -print-multiarch 2>/dev/null)/rsyslog/lmnsd_gtls.so"
 	# An OpenID provider and a browser that nobody here wrote.
 	need nodejs node
 	need npm npm

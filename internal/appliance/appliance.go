@@ -37,6 +37,7 @@ type Appliance struct {
 	monitor  *monitor
 	crls     *crls
 	puller   *puller // nil: nothing is pulled
+	senders  senders
 	idps     providers
 	server   *api.Server
 	scenario *conformance // nil outside conformance tests
@@ -103,6 +104,9 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 	engine := newPolicies(keys)
 	statements, err := a.cfg.newStatements(ctx, t, a.devices.issuing)
 	if err != nil {
+		return err
+	}
+	if a.senders, err = a.cfg.newSenders(a.log, a.logger); err != nil {
 		return err
 	}
 	a.monitor = newMonitor(a.logger, a.probes(certifier, o.Now)...)
@@ -197,6 +201,7 @@ func (a *Appliance) listen(ctx context.Context, ln net.Listener) error {
 	g.Go(func() error { return a.monitor.Run(ctx) })
 	g.Go(func() error { return a.crls.Run(ctx) })
 	g.Go(func() error { return a.puller.Run(ctx) })
+	g.Go(func() error { return a.senders.Run(ctx) })
 	g.Go(func() error { return a.listener.Run(ctx) })
 	g.Go(func() error { return a.server.Run(ctx, ln, a.listener.tls()) })
 	return g.Wait()

@@ -59,7 +59,9 @@ type Config struct {
 	// Attestation says against what orchestrators prove themselves.
 	Attestation Attestation `yaml:"attestation"`
 	// Policy says whose policy bundles may become active.
-	Policy   Policy          `yaml:"policy"`
+	Policy Policy `yaml:"policy"`
+	// SIEM are collectors of events.
+	SIEM     []SIEM          `yaml:"siem"`
 	Ceremony ceremony.Config `yaml:"ceremony"`
 }
 
@@ -304,6 +306,7 @@ func (c *Config) check() error {
 	c.Quotas.check(&p)
 	c.Attestation.check(&p)
 	c.Policy.check(&p)
+	c.checkSIEM(&p)
 	if c.Conformance != nil {
 		p.unless(c.Development, "conformance", "allowed with development: true only")
 		p.unless(c.Conformance.loopback(), "conformance.listen", "a loopback address and a port")

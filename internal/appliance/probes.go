@@ -24,6 +24,7 @@ func (a *Appliance) probes(c *certifier, now func() time.Time) []probe {
 		{name: "policy", check: a.checkPolicy},
 		{name: "issuing_ca", check: func(context.Context) error { return checkCAs(c) }},
 		{name: "issuing_ca_stock", warn: true, check: func(context.Context) error { return checkStock(c, now()) }},
+		{name: "siem", warn: true, check: a.senders.check},
 		{name: "development", warn: true, check: a.checkDevelopment},
 	}
 }

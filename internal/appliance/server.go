@@ -35,7 +35,7 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 			TrustDomain: a.cfg.TrustDomain, Roots: []*x509.Certificate{t.root}, Issuing: slices.Concat(t.agents, t.services),
 			Sequence: 1, CRL: a.crls.list, JWT: []*x509.Certificate{t.jwt},
 		},
-		Limits: api.Limits{Concurrency: a.cfg.Limits.Concurrency}, Now: o.Now, Logger: a.logger,
+		Limits: api.Limits{Concurrency: a.cfg.Limits.Concurrency}, Metrics: a.senders.metrics(), Now: o.Now, Logger: a.logger,
 	})
 	return err
 }

@@ -52,6 +52,7 @@ var table = []row{
 	{pattern: "audit", imports: []string{"store", "audit/record", "audit/merkle", "audit/checkpoint", "audit/keytree", "internal/durable"}},
 	{pattern: "audit/record", imports: []string{"audit/merkle", "audit/checkpoint"}, pure: true},
 	{pattern: "audit/keytree", pure: true},
+	{pattern: "audit/ocsf", imports: []string{"audit/record"}, pure: true},
 	{pattern: "audit/merkle", imports: []string{"audit/record", "audit/checkpoint"}, pure: true},
 	{pattern: "audit/checkpoint", imports: []string{"audit/record", "audit/merkle"}, pure: true},
 	{
@@ -86,6 +87,7 @@ var table = []row{
 
 	{pattern: "internal/appliance/...", imports: everything},
 	{pattern: "internal/durable"},
+	{pattern: "internal/siem", imports: []string{"audit/ocsf", "audit/record", "audit/checkpoint", "internal/durable"}, never: noServer, noCgo: true},
 	{pattern: "internal/dev", imports: []string{"internal/appliance", "internal/demo", "internal/devkit/...", "internal/durable", "ca/ceremony"}},
 	{pattern: "internal/demo/...", imports: []string{"client", "api/v1", "delegation/chain", "audit/bundle", "internal/demo/..."}, never: []string{badger, echo, opa, pkcs11, crypto1}},
 	{pattern: "internal/devkit/...", imports: []string{"internal/swtpmd", "internal/durable", "hsm"}},
