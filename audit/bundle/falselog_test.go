@@ -173,6 +173,11 @@ func TestFalseLogs(t *testing.T) {
 			w.seal()
 			return expected{bundle.CheckTime, 2, "entries/0.jsonl", ""}
 		}},
+		{"eleven minutes without a seal", func(t *testing.T, w *world) expected {
+			w.now = w.now.Add(11 * time.Minute)
+			w.seal()
+			return expected{bundle.CheckTime, 2, "seals/2.txt", bundle.Unproven}
+		}},
 		{"seal recorded with another digest", func(t *testing.T, w *world) expected {
 			at := w.add(record.TypeSeal, record.Envelope{}, record.SealBody{Number: 1, Digest: strings.Repeat("0", 64), Size: 1}, nil)
 			w.seal()

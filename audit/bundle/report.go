@@ -20,7 +20,7 @@ const (
 	CheckEntry        CheckName = "entry"        // strict encoding, and a leaf of the tree
 	CheckCeremony     CheckName = "ceremony"     // leaf 0 pins the keys
 	CheckPayload      CheckName = "payload"      // the payload is what the entry commits to
-	CheckTime         CheckName = "time"         // entries lie between the seals around them
+	CheckTime         CheckName = "time"         // entries lie between the seals around them, and seals come often enough
 	CheckSeal         CheckName = "seal"         // the seal's text, and its checkpoint
 	CheckSealChain    CheckName = "seal_chain"   // number, previous digest, counter
 	CheckSealRoot     CheckName = "seal_root"    // the sealed root is the recomputed one

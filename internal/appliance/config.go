@@ -159,7 +159,7 @@ type TokenExchange struct {
 type Audit struct {
 	// SealInterval is the shortest time between seals under load (default 5s).
 	SealInterval time.Duration `yaml:"seal_interval"`
-	// Heartbeat is the time between seals when nothing happens (default 1m).
+	// Heartbeat is the time between seals when nothing happens (default 1m). Verifiers report more than 10m without a seal.
 	Heartbeat time.Duration `yaml:"heartbeat"`
 	// MaxSealAge stops issuing when the last seal is older (default 3m).
 	MaxSealAge time.Duration `yaml:"max_seal_age"`
