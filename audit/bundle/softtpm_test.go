@@ -6,26 +6,37 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"testing"
-
-	"github.com/signet-pki/signet/tpm/quote"
 )
 
 // softTPM signs like a TPM with a key that anybody could hold.
 type softTPM struct {
-	key     *ecdsa.PrivateKey
-	count   uint64
-	reset   uint32
-	restart uint32
+	key        *ecdsa.PrivateKey
+	attributes uint32 // of the AK
+	hierarchy  uint32 // that the AK is a primary key of
+	nv         uint32 // attributes of the counter
+	count      uint64
+	reset      uint32
+	restart    uint32
 }
 
-func newSoftTPM(t testing.TB) *softTPM { return &softTPM{key: newKey(t), count: 7, reset: 3} }
+// fixedTPM fixedParent sensitiveDataOrigin userWithAuth restricted sign
+const akAttributes = 0x00050072
+
+func newSoftTPM(t testing.TB) *softTPM {
+	return &softTPM{key: newKey(t), attributes: akAttributes, hierarchy: 0x4000000b, nv: 1<<4 | 1<<26 | 1<<29, count: 7, reset: 3}
+}
+
+// tpmName is the name of a public area.
+func tpmName(public []byte) []byte {
+	sum := sha256.Sum256(public)
+	return append([]byte{0, 0x0b}, sum[:]...)
+}
 
 func (s *softTPM) public() (ak, nv []byte, key *ecdsa.PublicKey) {
-	const attributes = 0x00050072 // fixedTPM fixedParent sensitiveDataOrigin userWithAuth restricted sign
-	ak = eccPublic(&s.key.PublicKey, attributes, nil, []byte{0, 0x10, 0, 0x18, 0, 0x0b})
+	ak = eccPublic(&s.key.PublicKey, s.attributes, nil, []byte{0, 0x10, 0, 0x18, 0, 0x0b})
 	nv = binary.BigEndian.AppendUint32(nil, nvIndex)
 	nv = append(nv, 0, 0x0b)
-	nv = binary.BigEndian.AppendUint32(nv, 1<<4|1<<26|1<<29)
+	nv = binary.BigEndian.AppendUint32(nv, s.nv)
 	nv = append(nv, 0, 0, 0, 8)
 	return ak, nv, &s.key.PublicKey
 }
@@ -61,11 +72,9 @@ func (s *softTPM) increment(testing.TB) (uint64, uint32, uint32) {
 func (s *softTPM) attest(t testing.TB, kind uint16, digest [32]byte, body []byte) (attest, sig []byte) {
 	t.Helper()
 	ak, _, _ := s.public()
-	parsed, err := quote.ParseAK(ak)
-	must(t, err)
 	out := []byte{0xff, 'T', 'C', 'G'}
 	out = binary.BigEndian.AppendUint16(out, kind)
-	out = append2B(out, parsed.QualifiedName())
+	out = append2B(out, tpmName(append(binary.BigEndian.AppendUint32(nil, s.hierarchy), tpmName(ak)...)))
 	out = append2B(out, digest[:])
 	out = binary.BigEndian.AppendUint64(out, 1000*s.count)
 	out = binary.BigEndian.AppendUint32(out, s.reset)
@@ -74,7 +83,7 @@ func (s *softTPM) attest(t testing.TB, kind uint16, digest [32]byte, body []byte
 	out = binary.BigEndian.AppendUint64(out, 0x2026)
 	out = append(out, body...)
 	hashed := sha256.Sum256(out)
-	sig, err = ecdsa.SignASN1(rand.Reader, s.key, hashed[:])
+	sig, err := ecdsa.SignASN1(rand.Reader, s.key, hashed[:])
 	must(t, err)
 	return out, sig
 }
@@ -89,9 +98,7 @@ func (s *softTPM) quote(t testing.TB, digest [32]byte) (q, sig, values []byte) {
 
 func (s *softTPM) certify(t testing.TB, digest [32]byte) (nv, sig []byte) {
 	_, public, _ := s.public()
-	counter, err := quote.ParseCounter(public)
-	must(t, err)
-	body := append2B(nil, counter.Name())
+	body := append2B(nil, tpmName(public))
 	body = append(body, 0, 0)
 	body = append2B(body, binary.BigEndian.AppendUint64(nil, s.count))
 	return s.attest(t, 0x8014, digest, body)

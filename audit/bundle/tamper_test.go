@@ -2,7 +2,6 @@ package bundle_test
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"crypto/x509"
 	"slices"
 	"strings"
@@ -63,10 +62,11 @@ func flip(m memory, path string, at int) {
 	m[path][at] ^= 1
 }
 
-// TestTampering changes one thing in a good bundle and, unless the row says otherwise, recomputes the manifest as an attacker would.
+// TestTampering changes one thing in a good bundle and, unless the row says otherwise, recomputes the manifest as an attacker would. The families of
+// lies stand in TestFamiliesOfTampering; these are the details.
 func TestTampering(t *testing.T) {
 	w, p := goodWorld(t, newSoftTPM(t))
-	good := written(t, w)
+	good, both := written(t, w), newSecond(t)
 	first, second := int64(p.first), int64(p.second)
 	rows := []struct {
 		name     string
@@ -144,10 +144,16 @@ func TestTampering(t *testing.T) {
 			m["log/checkpoint"], err = checkpoint.Sign(w.head(), signer)
 			must(t, err)
 		}, false, []expected{{bundle.CheckCheckpoint, -1, "log/checkpoint", ""}}},
-		{
-			"checkpoint of an earlier seal", func(t *testing.T, m memory) { m["log/checkpoint"] = w.seals[2].Checkpoint }, false,
-			[]expected{{bundle.CheckSeal, 6, "seals/6.txt", ""}, {bundle.CheckEntry, 256, "entries/1.jsonl", ""}},
-		},
+		{"checkpoint of another log by the same key", func(t *testing.T, m memory) {
+			head := w.head()
+			head.Origin = "log.hospital.example/other"
+			m["log/checkpoint"] = w.signed(t, head)
+		}, false, []expected{{bundle.CheckCheckpoint, -1, "log/checkpoint", ""}}},
+		{"seals swapped", func(_ *testing.T, m memory) {
+			for _, suffix := range []string{".txt", ".quote", ".quote.sig", ".pcrs", ".nv", ".nv.sig"} {
+				m["seals/2"+suffix], m["seals/3"+suffix] = m["seals/3"+suffix], m["seals/2"+suffix]
+			}
+		}, false, []expected{{bundle.CheckSeal, 2, "seals/2.txt", ""}, {bundle.CheckSeal, 3, "seals/3.txt", ""}}},
 		{
 			"seal", func(t *testing.T, m memory) {
 				replaceOnce(t, m, "seals/3.txt", "2026-03-01T09:01:", "2026-03-01T09:02:")
@@ -177,14 +183,6 @@ func TestTampering(t *testing.T) {
 		{"quote of another seal", func(t *testing.T, m memory) {
 			m["seals/2.quote"], m["seals/2.quote.sig"] = m["seals/3.quote"], m["seals/3.quote.sig"]
 		}, false, []expected{{bundle.CheckQuote, 2, "seals/2.quote", ""}}},
-		{"quote signed again by another AK", func(t *testing.T, m memory) {
-			other := newSoftTPM(t)
-			m["seals/2.quote"], m["seals/2.quote.sig"], m["seals/2.pcrs"] = other.quote(t, sha256.Sum256(m["seals/2.txt"]))
-		}, false, []expected{{bundle.CheckQuote, 2, "seals/2.quote", ""}}},
-		{
-			"PCR values", func(t *testing.T, m memory) { flip(m, "seals/2.pcrs", 40) }, false,
-			[]expected{{bundle.CheckQuote, 2, "seals/2.quote", ""}},
-		},
 		{
 			"counter statement", func(t *testing.T, m memory) { flip(m, "seals/2.nv", -1) }, false,
 			[]expected{{bundle.CheckCounter, 2, "seals/2.nv", ""}},
@@ -208,10 +206,6 @@ func TestTampering(t *testing.T) {
 		{
 			"certificate removed", func(t *testing.T, m memory) { delete(m, issued(second)) }, false,
 			[]expected{{bundle.CheckCertificate, second, issued(second), bundle.Unproven}},
-		},
-		{
-			"certificate without an entry", func(t *testing.T, m memory) { m["certs/issued/200.pem"] = m[issued(first)] }, false,
-			[]expected{{bundle.CheckCertificate, 200, "certs/issued/200.pem", ""}},
 		},
 		{"delegations swapped", func(t *testing.T, m memory) {
 			a, b := w.jws[p.first], w.jws[p.second]
@@ -251,11 +245,6 @@ func TestTampering(t *testing.T) {
 		{"root certificate", func(t *testing.T, m memory) {
 			m["certs/root.pem"] = pemOf("CERTIFICATE", w.authority(nil, "root").cert.Raw)
 		}, false, []expected{{bundle.CheckCertificate, -1, "certs/root.pem", ""}}},
-		{"AK certificate by another root", func(t *testing.T, m memory) {
-			_, _, key := w.tpm.public()
-			template := &x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, NotAfter: w.now.AddDate(1, 0, 0)}
-			m["certs/ak-cert.pem"] = pemOf("CERTIFICATE", w.leafFor(w.authority(nil, "root"), key, template))
-		}, false, []expected{{bundle.CheckAK, -1, "certs/ak-cert.pem", ""}}},
 		{
 			"audit certificate by another root", func(t *testing.T, m memory) {
 				template := &x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, NotAfter: w.now.AddDate(1, 0, 0)}
@@ -300,6 +289,7 @@ func TestTampering(t *testing.T) {
 			[]expected{{bundle.CheckManifest, -1, "MANIFEST.sha256", ""}},
 		},
 	}
+	paths := []string{"certificate", "issuing CA", "audit certificate by another root"} // to the root, which verify.py leaves to ours
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			m := good.clone()
@@ -317,8 +307,13 @@ func TestTampering(t *testing.T) {
 				t.Errorf("valid %v", r.Valid)
 				show(t, r)
 			}
+			if slices.Contains(paths, row.name) {
+				row.want = nil
+			}
+			both.add(row.name, m.onDisk(both.t), r, row.want...)
 		})
 	}
+	both.agree()
 }
 
 func issued(index int64) string { return "certs/issued/" + fmtUint(uint64(index)) + ".pem" }

@@ -112,17 +112,15 @@ func newWorld(t testing.TB, device tpmSide) *world {
 	policy := []byte("a policy bundle")
 	digest := sha256.Sum256(policy)
 	w.policy[hex.EncodeToString(digest[:])] = policy
-	parsedAK, err := quote.ParseAK(ak)
-	must(t, err)
-	counter, err := quote.ParseCounter(nv)
-	must(t, err)
 	w.add(record.TypeCeremony, record.Envelope{Policy: hex.EncodeToString(digest[:])}, record.Ceremony{
 		Origin: origin, TrustDomain: domain, Root: b64(w.root.cert.Raw), AuditKey: b64(spki(t, &w.audit.PublicKey)), AKPublic: b64(ak),
-		AKName: hex.EncodeToString(parsedAK.Name()), NVPublic: b64(nv), NVName: hex.EncodeToString(counter.Name()), NVIndex: counter.Index(), PCRs: pcrs,
+		AKName: hex.EncodeToString(tpmName(ak)), NVPublic: b64(nv), NVName: hex.EncodeToString(tpmName(nv)), NVIndex: nvIndexOf(nv), PCRs: pcrs,
 		AgentCAs: []string{b64(w.agentCA.cert.Raw)}, ServiceCAs: []string{b64(w.peerCA.cert.Raw)}, PolicyDigest: hex.EncodeToString(digest[:]),
 	}, nil)
 	return w
 }
+
+func nvIndexOf(public []byte) uint32 { return binary.BigEndian.Uint32(public) }
 
 func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
 
@@ -290,17 +288,13 @@ func (w *world) options() bundle.WriteOptions {
 
 func (w *world) binding() []byte {
 	ak, nv, _ := w.tpm.public()
-	parsed, err := quote.ParseAK(ak)
-	must(w.t, err)
-	counter, err := quote.ParseCounter(nv)
-	must(w.t, err)
 	secret := sha256.Sum256([]byte("secret"))
 	digest := sha256.Sum256(secret[:])
 	if w.ek == nil {
 		w.ek = ekPublic(&newKey(w.t).PublicKey)
 	}
 	data, err := json.Marshal(quote.Binding{
-		EKPublic: w.ek, AKPublic: ak, AKName: parsed.Name(), NVIndex: quote.Handle(counter.Index()), NVName: counter.Name(), NVPublic: nv,
+		EKPublic: w.ek, AKPublic: ak, AKName: tpmName(ak), NVIndex: quote.Handle(nvIndexOf(nv)), NVName: tpmName(nv), NVPublic: nv,
 		Activation: quote.Activate{CredentialBlob: []byte{1}, EncryptedSecret: []byte{2}, SecretSHA256: digest[:], Secret: secret[:]},
 	})
 	must(w.t, err)
@@ -309,13 +303,9 @@ func (w *world) binding() []byte {
 
 func (w *world) trustFile() bundle.TrustFile {
 	ak, nv, _ := w.tpm.public()
-	parsed, err := quote.ParseAK(ak)
-	must(w.t, err)
-	counter, err := quote.ParseCounter(nv)
-	must(w.t, err)
 	return bundle.TrustFile{
 		Format: bundle.TrustFormat, Origin: origin, TrustDomain: domain, Roots: string(pemOf("CERTIFICATE", w.root.cert.Raw)),
-		AuditKey: string(pemOf("PUBLIC KEY", spki(w.t, &w.audit.PublicKey))), AKName: hex.EncodeToString(parsed.Name()),
-		NVName: hex.EncodeToString(counter.Name()), PCRs: pcrs,
+		AuditKey: string(pemOf("PUBLIC KEY", spki(w.t, &w.audit.PublicKey))), AKName: hex.EncodeToString(tpmName(ak)),
+		NVName: hex.EncodeToString(tpmName(nv)), PCRs: pcrs,
 	}
 }
