@@ -177,7 +177,7 @@ const docsTail = `
 - **OPA**: ` + "`POST /opa/v1/data/signet/access`" + ` has the shape of OPA's Data API ([services](services.md#programs-written-for-opa)); **Envoy** asks by gRPC
   ([services](services.md#behind-envoy)), where refusals are ` + "`grpc-status` and `grpc-message`" + `, with the code first.
 - **Logs of the log**: ` + "`/checkpoint`" + ` and ` + "`/tile/<L>/<N>[.p/<W>]`" + ` are C2SP tlog-tiles, so any transparency client can follow; tiles of entries
-  (` + "`/tile/entries/…`" + `) are for auditors.
+  (` + "`/tile/entries/…`" + `) are for auditors. Tiles of hashes may be cached for good; partial ones stay when the tree grows. What is not there yet is 404, which nobody keeps.
 `
 
 // Every code that the package names is in the list, with the status that it gets.
