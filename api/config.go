@@ -172,10 +172,19 @@ type Tree interface {
 	Seal(ctx context.Context, number uint64) (Seal, error)
 }
 
+// Proofs proves what a signed checkpoint can be compared with: paths of hashes between what the tree has, and an entry's
+// C2SP tlog-proof to the newest sealed checkpoint or, where none covers it, the newest signed one.
+type Proofs interface {
+	Inclusion(ctx context.Context, index, size uint64) ([][32]byte, error)
+	Consistency(ctx context.Context, from, to uint64) ([][32]byte, error)
+	Proof(ctx context.Context, index uint64) ([]byte, error)
+}
+
 // Log is the audit log.
 type Log interface {
 	Entries
 	Tree
+	Proofs
 }
 
 // Entry is one stored entry. Payload and Salt are nil where there is none or it was erased.

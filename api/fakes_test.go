@@ -162,6 +162,36 @@ func (l shownLog) EntryTile(context.Context, uint64, int) ([]byte, error) {
 	return []byte("entries"), nil
 }
 
+func (l shownLog) size() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return uint64(len(l.entries))
+}
+
+func (l shownLog) Inclusion(_ context.Context, _, size uint64) ([][32]byte, error) {
+	if size > l.size() {
+		return nil, fmt.Errorf("size %d: %w", size, ErrNotFound)
+	}
+	return [][32]byte{{1}, {2}}, nil
+}
+
+func (l shownLog) Consistency(_ context.Context, _, to uint64) ([][32]byte, error) {
+	if to > l.size() {
+		return nil, fmt.Errorf("size %d: %w", to, ErrNotFound)
+	}
+	return nil, nil
+}
+
+func (l shownLog) Proof(_ context.Context, n uint64) ([]byte, error) {
+	if n >= l.size() {
+		return nil, ErrNotFound
+	}
+	if n == l.size()-1 {
+		return nil, ErrNotSealed
+	}
+	return fmt.Appendf(nil, "c2sp.org/tlog-proof@v1\nindex %d\n", n), nil
+}
+
 func (l shownLog) Seal(_ context.Context, n uint64) (Seal, error) {
 	if n > 1 {
 		return Seal{}, ErrNotFound

@@ -215,7 +215,7 @@ func (s *Server) classify(c *call, err error) *delegation.Error {
 	case errors.Is(err, ErrNotFound):
 		return refuse(delegation.NotFound, codeNotFound, "", "there is no such thing")
 	case errors.Is(err, ErrNotSealed):
-		return refuse(delegation.Conflict, codeNotSealed, "", "nothing signed or sealed covers that yet; ask with wait=sealed")
+		return refuse(delegation.Conflict, codeNotSealed, "", "nothing signed or sealed covers that yet; ask again, or with wait=sealed where it is offered")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return &delegation.Error{Kind: delegation.Unavailable, Code: "timeout", Detail: "it took too long", Err: err}
 	}

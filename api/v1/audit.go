@@ -31,6 +31,20 @@ type Erasure struct {
 	Redactions []AuditReceipt `json:"redactions"` // the entries that say so; none of a dry run
 }
 
+// InclusionProof leads from an entry's leaf hash to the root of the tree of that size, which a checkpoint has to tell.
+type InclusionProof struct {
+	Index  uint64   `json:"index"`
+	Size   uint64   `json:"size"`
+	Hashes [][]byte `json:"hashes"` // from the leaf's sibling on (RFC 6962 §2.1.1)
+}
+
+// ConsistencyProof leads from the root of one tree to that of a later one: nothing of the first was changed.
+type ConsistencyProof struct {
+	From   uint64   `json:"from"`
+	To     uint64   `json:"to"`
+	Hashes [][]byte `json:"hashes"` // RFC 6962 §2.1.2; empty from 0 and between equals
+}
+
 // Seal is a sealed checkpoint with the TPM's statements over it.
 type Seal struct {
 	Number           uint64 `json:"number"`

@@ -94,15 +94,45 @@ func (l *apiLog) Receipt(ctx context.Context, index uint64, waitSealed bool) ([]
 			return nil, err
 		}
 	}
-	proof, sealed, err := l.proving(index)
+	proof, sealed, err := l.prove(ctx, index)
 	if err != nil {
 		return nil, err
 	}
-	path, err := l.log.Inclusion(ctx, index, proof.size)
+	return bundle.NewReceipt(e, proof, sealed, l.anchors).Marshal()
+}
+
+// prove leads an entry to the checkpoint of its receipt.
+func (l *apiLog) prove(ctx context.Context, index uint64) (merkle.Proof, *checkpoint.Sealed, error) {
+	head, sealed, err := l.proving(index)
 	if err != nil {
-		return nil, found(err)
+		return merkle.Proof{}, nil, err
 	}
-	return bundle.NewReceipt(e, merkle.Proof{Index: index, Path: path, Checkpoint: proof.note}, sealed, l.anchors).Marshal()
+	path, err := l.log.Inclusion(ctx, index, head.size)
+	return merkle.Proof{Index: index, Path: path, Checkpoint: head.note}, sealed, found(err)
+}
+
+// Proof is an entry's tlog-proof, as its receipt holds it.
+func (l *apiLog) Proof(ctx context.Context, index uint64) ([]byte, error) {
+	if index >= l.log.Head().Size {
+		return nil, api.ErrNotFound
+	}
+	proof, _, err := l.prove(ctx, index)
+	if err != nil {
+		return nil, err
+	}
+	return proof.Marshal(), nil
+}
+
+// Inclusion proves an entry to the tree of a size.
+func (l *apiLog) Inclusion(ctx context.Context, index, size uint64) ([][32]byte, error) {
+	path, err := l.log.Inclusion(ctx, index, size)
+	return path, found(err)
+}
+
+// Consistency proves one tree to be the beginning of another.
+func (l *apiLog) Consistency(ctx context.Context, from, to uint64) ([][32]byte, error) {
+	path, err := l.log.Consistency(ctx, from, to)
+	return path, found(err)
 }
 
 // signedHead is a signed checkpoint and its size.

@@ -82,10 +82,15 @@ func (r *sumdb) tree() (tlog.Tree, error) {
 	if err != nil {
 		return tlog.Tree{}, err
 	}
-	lines := strings.SplitN(n.Text, "\n", 3)
-	tree, err := tlog.ParseTree(append([]byte("go.sum database tree\n"), strings.Join(lines[1:], "\n")...))
-	if err == nil && lines[0] != readersOrigin {
-		err = fmt.Errorf("a log of %q", lines[0])
+	return parseTree(n.Text)
+}
+
+// parseTree reads the three lines of a checkpoint.
+func parseTree(text string) (tlog.Tree, error) {
+	origin, rest, _ := strings.Cut(text, "\n")
+	tree, err := tlog.ParseTree([]byte("go.sum database tree\n" + rest))
+	if err == nil && origin != readersOrigin {
+		err = fmt.Errorf("a log of %q", origin)
 	}
 	return tree, err
 }
