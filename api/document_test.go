@@ -166,6 +166,7 @@ const docsTail = `
 - **Paging**: ` + "`limit`" + ` (1 to 1000, 100 by default) and ` + "`cursor`" + `, the ` + "`next_cursor`" + ` of the page before.
 - **Receipts**: ` + "`audit_receipt.receipt_url`" + ` is readable by those whom the entry names and by staff; only auditors see the payload
   in it. Until the next seal a receipt proves the entry to the signed checkpoint alone, or is ` + "`not_sealed`" + `; with ` + "`?wait=sealed`" + ` it waits.
+  ` + "`GET /v1/audit/receipts`" + ` finds those of a certificate, agent, task or decision, for the same readers; the index only finds, and never shows that it found all.
 - **AuthZEN** 1.0: ` + "`POST /access/v1/evaluation`" + ` takes subject ` + "`{type: \"agent\", id: <SPIFFE ID>}`" + `, and in ` + "`context`" + ` the agent's
   ` + "`certificate_chain`" + ` (PEM strings, leaf first), ` + "`expected_user {issuer, subject}`" + ` and ` + "`expected_orchestrator`" + `. What is known of the subject comes
   from that chain, or from an agent's own connection; **` + "`properties`" + ` are not looked at**. A denial is 200 with ` + "`decision: false`" + ` and

@@ -55,6 +55,7 @@ var expected = map[string]string{
 	"searchEntries":           "......o.",
 	"readEntry":               "......o.",
 	"readReceipt":             ".ooooooo",
+	"findReceipts":            ".ooooooo",
 	"readSeal":                "....oooo",
 	"exportBundle":            "......o.",
 	"eraseRecords":            ".......o",

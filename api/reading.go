@@ -20,21 +20,25 @@ const (
 )
 
 // limit reads how much a page holds.
-func (c *call) limit() (int, error) {
+func (c *call) limit() (int, error) { return c.limitOf(defaultPage, maxPage) }
+
+func (c *call) limitOf(usual, most int) (int, error) {
 	text := c.query.Get("limit")
 	if text == "" {
-		return defaultPage, nil
+		return usual, nil
 	}
 	limit, err := strconv.Atoi(text)
-	if err != nil || limit < 1 || limit > maxPage {
-		return 0, invalid(codeBadParameter, "limit", "1 to "+strconv.Itoa(maxPage))
+	if err != nil || limit < 1 || limit > most {
+		return 0, invalid(codeBadParameter, "limit", "1 to "+strconv.Itoa(most))
 	}
 	return limit, nil
 }
 
 // page reads cursor and limit.
-func (c *call) page() (from uint64, limit int, err error) {
-	if limit, err = c.limit(); err != nil {
+func (c *call) page() (from uint64, limit int, err error) { return c.pageOf(defaultPage, maxPage) }
+
+func (c *call) pageOf(usual, most int) (from uint64, limit int, err error) {
+	if limit, err = c.limitOf(usual, most); err != nil {
 		return 0, 0, err
 	}
 	if text := c.query.Get("cursor"); text != "" {
@@ -189,12 +193,10 @@ func (s *Server) readReceipt(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	var p parties
-	if err := json.Unmarshal(e.Envelope, &p); err != nil {
-		return reply{}, err
-	}
-	if !p.names(c.by) {
+	if err := c.concerned(e); errors.Is(err, errNotTheirs) {
 		return reply{}, errNoEntry()
+	} else if err != nil {
+		return reply{}, err
 	}
 	wait := c.query.Get("wait")
 	if wait != "" && wait != "sealed" {
@@ -204,9 +206,7 @@ func (s *Server) readReceipt(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	if roleOf(c.by) != auditor {
-		raw, err = withhold(raw)
-	}
+	raw, err = c.shownReceipt(raw)
 	return reply{status: http.StatusOK, raw: raw, media: mediaJSON}, err
 }
 

@@ -16,7 +16,7 @@ var (
 
 // table is every endpoint, in the order of the documents. What is not in it does not exist.
 func table() []route {
-	return slices.Concat(identityRoutes(), workRoutes(), accessRoutes(), policyRoutes(), reviewRoutes(), auditRoutes(), proofRoutes(), publicRoutes())
+	return slices.Concat(identityRoutes(), workRoutes(), accessRoutes(), policyRoutes(), reviewRoutes(), auditRoutes(), receiptRoutes(), proofRoutes(), publicRoutes())
 }
 
 func identityRoutes() []route {

@@ -256,6 +256,16 @@ func (c *Client) Receipt(ctx context.Context, index uint64, sealed bool) ([]byte
 	return c.bytes(ctx, path)
 }
 
+// Receipts finds receipts: query is serial=HEX, agent=ID, task=ID or decision=ID, of entries that name the caller.
+func (c *Client) Receipts(ctx context.Context, query url.Values) (v1.ReceiptPage, error) {
+	return get[v1.ReceiptPage](ctx, c, "/v1/audit/receipts?"+query.Encode())
+}
+
+// Proof gives an entry's C2SP tlog-proof as its file's bytes. It needs no certificate.
+func (c *Client) Proof(ctx context.Context, index uint64) ([]byte, error) {
+	return c.bytes(ctx, "/v1/audit/entries/"+strconv.FormatUint(index, 10)+"/proof")
+}
+
 // Checkpoint gives the newest signed checkpoint.
 func (c *Client) Checkpoint(ctx context.Context) ([]byte, error) { return c.bytes(ctx, "/checkpoint") }
 

@@ -268,6 +268,8 @@ func TestRequests(t *testing.T) {
 		"GET /v1/audit/entries/3":                     func() error { _, err := c.Entry(ctx, 3); return err },
 		"GET /v1/audit/entries?task=t":                func() error { _, err := c.Entries(ctx, url.Values{"task": {"t"}}); return err },
 		"GET /v1/audit/entries/3/receipt":             func() error { _, err := c.Receipt(ctx, 3, false); return err },
+		"GET /v1/audit/receipts?serial=0a":            func() error { _, err := c.Receipts(ctx, url.Values{"serial": {"0a"}}); return err },
+		"GET /v1/audit/entries/3/proof":               func() error { _, err := c.Proof(ctx, 3); return err },
 		"GET /v1/audit/entries/3/receipt?wait=sealed": func() error { _, err := c.Receipt(ctx, 3, true); return err },
 		"GET /checkpoint":                             func() error { _, err := c.Checkpoint(ctx); return err },
 		"GET /v1/audit/export":                        func() error { return c.Export(ctx, io.Discard) },

@@ -31,6 +31,18 @@ type Erasure struct {
 	Redactions []AuditReceipt `json:"redactions"` // the entries that say so; none of a dry run
 }
 
+// FoundReceipt is the receipt of one of the entries that were asked for.
+type FoundReceipt struct {
+	Index   uint64          `json:"index"`
+	Receipt json.RawMessage `json:"receipt,omitempty"` // absent until something signed covers the entry: ask for it by index, with wait=sealed
+}
+
+// ReceiptPage lists receipts, oldest entry first. It may be empty and yet not the last.
+type ReceiptPage struct {
+	Receipts   []FoundReceipt `json:"receipts"`
+	NextCursor string         `json:"next_cursor,omitempty"` // absent at the end
+}
+
 // InclusionProof leads from an entry's leaf hash to the root of the tree of that size, which a checkpoint has to tell.
 type InclusionProof struct {
 	Index  uint64   `json:"index"`

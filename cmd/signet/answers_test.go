@@ -81,6 +81,10 @@ func (f *fake) answer(r *http.Request, body []byte) (int, any) {
 		return 200, e
 	case "GET /v1/audit/entries/4/receipt":
 		return 200, "a receipt"
+	case "GET /v1/audit/receipts":
+		return 200, v1.ReceiptPage{Receipts: []v1.FoundReceipt{{Index: 3, Receipt: json.RawMessage(`{"index":3}`)}, {Index: 4}}}
+	case "GET /v1/audit/entries/3/proof":
+		return 200, "a proof"
 	case "GET /v1/audit/export":
 		return 200, "a bundle"
 	case "GET /checkpoint":

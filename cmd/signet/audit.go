@@ -17,7 +17,8 @@ import (
 type auditCommands struct {
 	Entry   entryCommand   `cmd:"" help:"Show one entry, with its payload."`
 	Find    findCommand    `cmd:"" help:"List entries: those of one term, or all."`
-	Receipt receiptCommand `cmd:"" help:"Write the proof that an entry is in the log, for signet-verify receipt."`
+	Receipt receiptCommand `cmd:"" help:"Write the proof that an entry is in the log, for signet-verify receipt: of one, or of all about something."`
+	Proof   proofCommand   `cmd:"" help:"Write an entry's C2SP tlog-proof, for any transparency client."`
 	Export  exportCommand  `cmd:"" help:"Write the evidence bundle, a tar archive, for signet-verify bundle."`
 	Erase   eraseCommand   `cmd:"" help:"Destroy the payloads about a user, or of listed entries, for good. Without --yes it tells how many."`
 }
@@ -141,23 +142,6 @@ func summary(e v1.Entry) string {
 		}
 	}
 	return strings.Join(words, "  ")
-}
-
-type receiptCommand struct {
-	Index  uint64 `arg:"" help:"The entry's index."`
-	Sealed bool   `name:"sealed" help:"Wait until the TPM has sealed it."`
-	Out    string `name:"out" required:"" placeholder:"FILE" help:"Write it there."`
-}
-
-func (q receiptCommand) Run(ctx context.Context, s *session) error {
-	return s.save(q.Out, func(c *client.Client, w io.Writer) error {
-		receipt, err := c.Receipt(ctx, q.Index, q.Sealed)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(receipt)
-		return err
-	})
 }
 
 type exportCommand struct {
