@@ -173,11 +173,13 @@ type Tree interface {
 }
 
 // Proofs proves what a signed checkpoint can be compared with: paths of hashes between what the tree has, and an entry's
-// C2SP tlog-proof to the newest sealed checkpoint or, where none covers it, the newest signed one.
+// C2SP tlog-proof to the newest sealed checkpoint or, where none covers it, the newest signed one. WaitSealed gives the number
+// of a seal that covers the entry once there is one, at once where there is one already, also when ctx has ended.
 type Proofs interface {
 	Inclusion(ctx context.Context, index, size uint64) ([][32]byte, error)
 	Consistency(ctx context.Context, from, to uint64) ([][32]byte, error)
 	Proof(ctx context.Context, index uint64) ([]byte, error)
+	WaitSealed(ctx context.Context, index uint64) (seal uint64, err error)
 }
 
 // Log is the audit log.
@@ -251,7 +253,7 @@ type Limits struct {
 	Idle          time.Duration // between two requests of a connection; 90 s
 	Shutdown      time.Duration // to finish what runs when Run's context ends; 10 s
 	Concurrency   int           // requests at a time with an identity, and as many without; 256
-	SlowRequests  int           // of these, exports and waits for a seal; 32, counted apart
+	SlowRequests  int           // of these, exports and waits for a receipt's seal; 32, counted apart
 	Streams       int           // readers of the revocation feed at a time; 256, counted apart
 	StreamWrite   time.Duration // for a reader of the feed to take a piece of it; 10 s
 }

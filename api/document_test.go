@@ -167,6 +167,9 @@ const docsTail = `
 - **Receipts**: ` + "`audit_receipt.receipt_url`" + ` is readable by those whom the entry names and by staff; only auditors see the payload
   in it. Until the next seal a receipt proves the entry to the signed checkpoint alone, or is ` + "`not_sealed`" + `; with ` + "`?wait=sealed`" + ` it waits.
   ` + "`GET /v1/audit/receipts`" + ` finds those of a certificate, agent, task or decision, for the same readers; the index only finds, and never shows that it found all.
+- **Sealed answers**: an answer means that the entry is durable. With ` + "`?wait=sealed`" + ` spawns, batches, certificates of agents and evaluations are answered when a
+  seal covers it: ` + "`sealed` and `seal` in `audit_receipt`, `audit_sealed` and `audit_seal`" + ` in a decision's context. Where none comes in time, or too many
+  wait, the same answer comes with ` + "`false`" + `: durable, and not sealed yet ([0024](decisions/0024-proofs-and-waiting.md)).
 - **AuthZEN** 1.0: ` + "`POST /access/v1/evaluation`" + ` takes subject ` + "`{type: \"agent\", id: <SPIFFE ID>}`" + `, and in ` + "`context`" + ` the agent's
   ` + "`certificate_chain`" + ` (PEM strings, leaf first), ` + "`expected_user {issuer, subject}`" + ` and ` + "`expected_orchestrator`" + `. What is known of the subject comes
   from that chain, or from an agent's own connection; **` + "`properties`" + ` are not looked at**. A denial is 200 with ` + "`decision: false`" + ` and

@@ -31,8 +31,10 @@ type memoryLog struct {
 	mu      sync.Mutex
 	state   map[string][]byte
 	entries []record.Entry
-	broken  error       // what Export fails with, after some bytes
-	signed  atomic.Bool // a signed checkpoint covers every entry
+	broken  error         // what Export fails with, after some bytes
+	sealed  uint64        // size of the last sealed tree
+	sealing chan struct{} // closed by the next seal
+	signed  atomic.Bool   // a signed checkpoint covers every entry
 }
 
 func (l *memoryLog) Append(_ context.Context, e record.Entry) (delegation.Position, error) {
@@ -192,6 +194,32 @@ func (l shownLog) Proof(_ context.Context, n uint64) ([]byte, error) {
 		return nil, ErrNotSealed
 	}
 	return fmt.Appendf(nil, "c2sp.org/tlog-proof@v1\nindex %d\n", n), nil
+}
+
+// WaitSealed knows the seal that the test made.
+func (l shownLog) WaitSealed(ctx context.Context, index uint64) (uint64, error) {
+	for {
+		l.mu.Lock()
+		covered, next := index < l.sealed, l.sealing
+		l.mu.Unlock()
+		if covered {
+			return 7, nil
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// seal covers all entries that there are.
+func (l *memoryLog) seal() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sealed = uint64(len(l.entries))
+	close(l.sealing)
+	l.sealing = make(chan struct{})
 }
 
 func (l shownLog) Seal(_ context.Context, n uint64) (Seal, error) {

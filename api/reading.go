@@ -198,11 +198,11 @@ func (s *Server) readReceipt(c *call) (reply, error) {
 	} else if err != nil {
 		return reply{}, err
 	}
-	wait := c.query.Get("wait")
-	if wait != "" && wait != "sealed" {
-		return reply{}, invalid(codeBadParameter, "wait", "sealed")
+	wait, err := c.waitsSealed()
+	if err != nil {
+		return reply{}, err
 	}
-	raw, err := s.prove(c, e.Index, wait == "sealed")
+	raw, err := s.prove(c, e.Index, wait)
 	if err != nil {
 		return reply{}, err
 	}

@@ -30,6 +30,7 @@ type Server struct {
 	waits   chan struct{} // likewise for slow ones
 	streams chan struct{} // likewise for readers of the feed
 	heavy   chan struct{} // likewise for what brings or compiles a policy: bodies of 16 MiB
+	sealing chan struct{} // likewise for requests at work whose answer waits for a seal: no more than half of them
 	closing chan struct{} // closed by endStreams when the server ends
 
 	endStreams func()
@@ -75,7 +76,7 @@ func newServer(cfg Config, routes []route) (*Server, error) {
 		headers: newHeaders(),
 		work:    make(chan struct{}, cfg.Limits.Concurrency), public: make(chan struct{}, cfg.Limits.Concurrency), knocks: make(chan struct{}, cfg.Limits.Concurrency), waits: make(chan struct{}, cfg.Limits.SlowRequests),
 		streams: make(chan struct{}, cfg.Limits.Streams), closing: make(chan struct{}),
-		heavy: make(chan struct{}, maxHeavy),
+		heavy: make(chan struct{}, maxHeavy), sealing: make(chan struct{}, (cfg.Limits.Concurrency+1)/2),
 	}
 	s.endStreams = sync.OnceFunc(func() { close(s.closing) })
 	var err error

@@ -59,15 +59,15 @@ func workRoutes() []route {
 		give("completeTask", http.MethodPost, "/v1/tasks/{id}/complete", orchestrator,
 			"Complete a task, which revokes its agents", (*Server).completeTask).with(func(r *route) { r.own = "their own" }),
 		take("spawnAgent", "/v1/agents", orchestrator, http.StatusCreated,
-			"Spawn an agent and get its certificate, or a token for it", (*Server).spawn).retriable().counted(),
+			"Spawn an agent and get its certificate, or a token for it", awaiting((*Server).spawn, spawnEntry)).retriable().counted().sealable(),
 		take("spawnAgents", "/v1/agents:batch", orchestrator, http.StatusOK,
-			"Spawn up to 128 agents, each with its own result", (*Server).spawnBatch).
-			with(func(r *route) { r.pattern, r.maxBody = `/v1/agents\:batch`, maxBatchBody }).counted(),
+			"Spawn up to 128 agents, each with its own result", awaiting((*Server).spawnBatch, batchEntries)).
+			with(func(r *route) { r.pattern, r.maxBody = `/v1/agents\:batch`, maxBatchBody }).counted().sealable(),
 		take("certifyAgent", "/v1/agents/{id}/certificate", anyone, http.StatusCreated,
-			"Redeem an enrolment token, which needs no certificate; or replace the key of the calling agent", (*Server).certifyAgent).
-			with(func(r *route) { r.own = "with a token: who knows it; without: agents, for themselves" }).counted(),
+			"Redeem an enrolment token, which needs no certificate; or replace the key of the calling agent", awaiting((*Server).certifyAgent, spawnEntry)).
+			with(func(r *route) { r.own = "with a token: who knows it; without: agents, for themselves" }).counted().sealable(),
 		take("delegateAgent", "/v1/agents/{id}/delegations", agent, http.StatusCreated,
-			"Spawn a sub-agent of the calling agent, likewise", (*Server).delegate).retriable().counted(),
+			"Spawn a sub-agent of the calling agent, likewise", awaiting((*Server).delegate, spawnEntry)).retriable().counted().sealable(),
 		take("issueToken", "/v1/tokens", agent, http.StatusCreated,
 			"Get an access token for one service, bound to the connection's certificate", (*Server).issueToken).counted(),
 		give("readAgentChain", http.MethodGet, "/v1/agents/{id}/chain", known,
@@ -82,14 +82,14 @@ func accessRoutes() []route {
 		take("verify", "/v1/verify", known, http.StatusOK,
 			"Check a certificate chain, each check by itself; nothing is decided or recorded", (*Server).verify),
 		take("evaluate", "/access/v1/evaluation", service|agent, http.StatusOK,
-			"AuthZEN 1.0 access evaluation: may this agent do that?", (*Server).evaluate).with(authzen).
-			with(func(r *route) { r.own = "agents: about themselves" }).counted(),
+			"AuthZEN 1.0 access evaluation: may this agent do that?", awaiting((*Server).evaluate, decisionEntry)).with(authzen).
+			with(func(r *route) { r.own = "agents: about themselves" }).counted().sealable(),
 		take("evaluateAll", "/access/v1/evaluations", service|agent, http.StatusOK,
-			"AuthZEN 1.0 access evaluations: up to 100 decisions, each with its own answer", (*Server).evaluateAll).with(authzen).
+			"AuthZEN 1.0 access evaluations: up to 100 decisions, each with its own answer", awaiting((*Server).evaluateAll, decisionEntries)).with(authzen).
 			with(func(r *route) {
 				r.request, r.reads = reflect.TypeFor[v1.EvaluationsRequest](), reflect.TypeFor[evaluationsBody]()
 				r.maxBody, r.own = maxEvaluationsBody, "agents: about themselves"
-			}).counted(),
+			}).counted().sealable(),
 		metadataRoute("readAccessConfiguration", wellKnown),
 		metadataRoute("readAccessMetadataAt", wellKnown+"/{path}").with(func(r *route) {
 			r.pattern, r.own = wellKnown+"/*", "where the public URL has that path, and only there"

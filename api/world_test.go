@@ -93,7 +93,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 
 func (w *world) start(listener net.Listener, change ...func(*Config)) {
 	w.t.Helper()
-	w.log, w.people, w.logged = &memoryLog{state: map[string][]byte{}}, map[role]*person{}, new(lockedBuffer)
+	w.log, w.people, w.logged = &memoryLog{state: map[string][]byte{}, sealing: make(chan struct{})}, map[role]*person{}, new(lockedBuffer)
 	w.health = []Condition{{Name: "hsm", OK: true}, {Name: "ca", OK: false, Reason: "two CAs left", Severity: Warning}}
 	operatorKey := newKey(w.t)
 	result := w.open(operatorKey)

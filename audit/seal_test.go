@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -94,6 +95,28 @@ func sealNow(t testing.TB, l *Log) uint64 {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// Nobody waits longer for a seal than the log issues without one.
+func TestWaitForASealEnds(t *testing.T) {
+	q := newTPM()
+	cfg := testConfig(t, q)
+	cfg.Heartbeat, cfg.MaxSealAge = 50*time.Millisecond, 50*time.Millisecond
+	create(t, cfg)
+	q.set(func(q *tpm) { q.failQuote = true })
+	l := start(t, cfg)
+	pos := mustAppend(t, l.Log, entry(t, time.Now(), record.TypeTask, "", nil))
+	if _, err := l.WaitSealed(context.WithoutCancel(t.Context()), pos.Index); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	q.set(func(q *tpm) { q.failQuote = false })
+	ended, cancel := context.WithCancel(t.Context())
+	sealed := func() bool { _, err := l.WaitSealed(t.Context(), pos.Index); return err == nil }
+	waitUntil(t, "a seal", sealed)
+	cancel()
+	if n, err := l.WaitSealed(ended, pos.Index); err != nil || n == 0 {
+		t.Errorf("what is sealed already: %d, %v", n, err)
+	}
 }
 
 func TestSealsFollowEachOther(t *testing.T) {

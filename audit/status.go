@@ -191,12 +191,15 @@ func (l *Log) Fresh() error {
 	return nil
 }
 
-// WaitSealed returns the number of a seal that covers the entry, as soon as there is one. It fails with [ErrNotFound] for
-// an entry that does not exist and with [ErrClosed] when Run ends before.
+// WaitSealed returns the number of a seal that covers the entry, as soon as there is one; at once where there is one
+// already, also when ctx has ended. It fails with [ErrNotFound] for an entry that does not exist, with [ErrClosed] when Run ends
+// before, and after MaxSealAge: by then nothing is issued any more, and nobody need wait for that.
 func (l *Log) WaitSealed(ctx context.Context, index uint64) (uint64, error) {
 	if index >= l.Head().Size {
 		return 0, fmt.Errorf("%w: entry %d", ErrNotFound, index)
 	}
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.MaxSealAge)
+	defer cancel()
 	for {
 		l.state.mu.Lock()
 		ref, next := l.state.last, l.state.sealed

@@ -145,9 +145,14 @@ func (c *Client) Evaluate(ctx context.Context, q v1.EvaluationRequest) (v1.Evalu
 	return post[v1.EvaluationResponse](ctx, c, "/access/v1/evaluation", q, repeatable(nil))
 }
 
+// EvaluateSealed asks likewise, and waits as WaitSealed says.
+func (c *Client) EvaluateSealed(ctx context.Context, q v1.EvaluationRequest) (v1.EvaluationResponse, error) {
+	return post[v1.EvaluationResponse](ctx, c, "/access/v1/evaluation", q, repeatable([]Option{WaitSealed()}))
+}
+
 // EvaluateAll asks for several access decisions at once (AuthZEN 1.0, Access Evaluations).
-func (c *Client) EvaluateAll(ctx context.Context, q v1.EvaluationsRequest) (v1.EvaluationsResponse, error) {
-	return post[v1.EvaluationsResponse](ctx, c, "/access/v1/evaluations", q, nil)
+func (c *Client) EvaluateAll(ctx context.Context, q v1.EvaluationsRequest, o ...Option) (v1.EvaluationsResponse, error) {
+	return post[v1.EvaluationsResponse](ctx, c, "/access/v1/evaluations", q, o)
 }
 
 // Revoke ends a thing and all below it.

@@ -92,6 +92,13 @@ func Idempotent(key string) Option {
 	return func(r *http.Request) { r.Header.Set("Idempotency-Key", key) }
 }
 
+// WaitSealed has a spawn, delegation, batch, enrolment, re-key or decision answered when the TPM has sealed its entry, some
+// seconds later. The answer's receipt says whether it has: it comes in any case, 25 s at the latest unless the appliance is
+// configured otherwise, for which Config.Timeout has to leave time.
+func WaitSealed() Option {
+	return func(r *http.Request) { r.URL.RawQuery = "wait=sealed" }
+}
+
 // post sends in as JSON and reads the answer into a T.
 func post[T any](ctx context.Context, c *Client, path string, in any, opts []Option) (T, error) {
 	var out T

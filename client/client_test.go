@@ -259,6 +259,8 @@ func TestRequests(t *testing.T) {
 		"GET /v1/agents/a/chain":                      func() error { _, err := c.AgentChain(ctx, "a"); return err },
 		"POST /v1/verify":                             func() error { _, err := c.Verify(ctx, v1.VerifyRequest{}); return err },
 		"POST /access/v1/evaluations":                 func() error { _, err := c.EvaluateAll(ctx, v1.EvaluationsRequest{}); return err },
+		"POST /v1/agents?wait=sealed":                 func() error { _, err := c.Spawn(ctx, v1.SpawnRequest{}, client.WaitSealed()); return err },
+		"POST /access/v1/evaluation?wait=sealed":      func() error { _, err := c.EvaluateSealed(ctx, v1.EvaluationRequest{}); return err },
 		"POST /access/v1/evaluation":                  func() error { _, err := c.Evaluate(ctx, v1.EvaluationRequest{}); return err },
 		"POST /v1/revocations":                        func() error { _, err := c.Revoke(ctx, v1.RevocationRequest{}); return err },
 		"GET /v1/revocations?cursor=1.5":              func() error { _, err := c.Revocations(ctx, "1.5"); return err },

@@ -64,6 +64,7 @@ func TestSoakKill(t *testing.T) {
 	}
 	must(t, c.works(task))
 	hashesAgree(t, c, all)
+	receiptsAreFound(t, c, task)
 	foreignersAgree(t, c)
 	if out, code := command(t, "", nil, program("signet-verify"), "bundle", exported(t, c)); code != 0 {
 		t.Errorf("signet-verify: exit %d\n%s", code, out)

@@ -15,8 +15,11 @@ import (
 	tclient "github.com/transparency-dev/tessera/client"
 	tfsck "github.com/transparency-dev/tessera/fsck"
 
+	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/audit/bundle"
 	"github.com/signet-pki/signet/audit/checkpoint"
+	"github.com/signet-pki/signet/client"
+	"github.com/signet-pki/signet/delegation/chain"
 )
 
 // foreignersAgree has Tessera's fsck recompute the log over the appliance's own endpoints, as an auditor: entries, tiles and
@@ -48,6 +51,55 @@ func foreignersAgree(t *testing.T, c *cast) {
 	must(t, err)
 	if err := tfsck.New(c.origin, verifier, f, leafHashes, tfsck.Opts{N: 4}).Check(t.Context()); err != nil {
 		t.Errorf("Tessera's fsck: %v", err)
+	}
+}
+
+// receiptsAreFound spawns and decides, waits for the seal, and finds the receipts by what they are about.
+func receiptsAreFound(t *testing.T, c *cast, task v1.Task) {
+	t.Helper()
+	key, csr := newKey(t)
+	q, err := spawnRequest(task, csr)
+	must(t, err)
+	out, err := c.orchestrator.Spawn(t.Context(), q, client.WaitSealed())
+	must(t, err)
+	if r := out.AuditReceipt; r == nil || r.Sealed == nil || !*r.Sealed || r.Seal == nil {
+		t.Fatalf("the spawn's receipt is %+v", r)
+	}
+	cert, err := client.Certificate(out.CertificateChain, key)
+	must(t, err)
+	d, err := c.service.EvaluateSealed(t.Context(), evaluation(out.SPIFFEID, out.CertificateChain))
+	must(t, err)
+	if k := d.Context; !d.Decision || k.AuditSealed == nil || !*k.AuditSealed {
+		t.Fatalf("the decision is %+v", d)
+	}
+	decided, issued := *d.Context.AuditID, out.AuditReceipt.Index
+	for _, row := range []struct {
+		by   *person
+		term string
+		id   string
+		want uint64
+	}{
+		{c.orchestrator, "serial", chain.Serial(cert.Leaf), issued},
+		{c.person(cert), "agent", out.AgentID, issued},
+		{c.person(cert), "task", task.TaskID, issued},
+		{c.auditor, "decision", d.Context.DecisionID, decided},
+		{c.service, "decision", d.Context.DecisionID, decided},
+		{c.service, "agent", out.AgentID, decided},
+	} {
+		page, err := row.by.Receipts(t.Context(), url.Values{row.term: {row.id}})
+		must(t, err)
+		if len(page.Receipts) == 0 || page.Receipts[0].Index != row.want {
+			t.Fatalf("by %s: %+v", row.term, page)
+		}
+		r, err := bundle.ParseReceipt(page.Receipts[0].Receipt)
+		must(t, err)
+		if report := bundle.VerifyReceipt(r, nil); !report.Valid || r.Seal == nil || (len(r.Payload) > 0) != (row.by == c.auditor) {
+			t.Errorf("by %s: %+v, sealed %v", row.term, report.Failed(), r.Seal != nil)
+		}
+	}
+	page, err := c.service.Receipts(t.Context(), url.Values{"serial": {chain.Serial(cert.Leaf)}})
+	if err != nil || len(page.Receipts) != 0 {
+		t.Errorf("a service that the spawn does not name: %+v, %v", page, err)
 	}
 }
 

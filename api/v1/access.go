@@ -76,6 +76,9 @@ type DecisionContext struct {
 	Reasons    []string         `json:"reasons,omitempty"`     // codes; none when allowed
 	Checks     map[string]Check `json:"checks,omitempty"`
 	AuditID    *uint64          `json:"audit_id,omitempty"` // absent: not recorded, and hence denied
+	// With wait=sealed alone: whether a seal covers the entry, and the number of one. False: it is durable, and not sealed yet.
+	AuditSealed *bool   `json:"audit_sealed,omitempty"`
+	AuditSeal   *uint64 `json:"audit_seal,omitempty"`
 	// Obligations are objects of the policy's that the service has to act on, or deny; only with a permission.
 	Obligations []json.RawMessage `json:"obligations,omitempty"`
 	Advice      []json.RawMessage `json:"advice,omitempty"` // likewise, what it may act on

@@ -38,6 +38,10 @@ type AuditReceipt struct {
 	Index      uint64 `json:"index"`
 	LeafHash   string `json:"leaf_hash"`   // RFC 6962 leaf hash
 	ReceiptURL string `json:"receipt_url"` // ask with ?wait=sealed to wait for the seal
+
+	// With wait=sealed alone. False: it is durable, and not sealed yet.
+	Sealed *bool   `json:"sealed,omitempty"`
+	Seal   *uint64 `json:"seal,omitempty"` // number of a seal that covers it
 }
 
 // User is a person as an identity provider knows it.

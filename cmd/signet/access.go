@@ -60,6 +60,7 @@ type decideCommand struct {
 	Issuer       string `name:"user-issuer" placeholder:"URL" and:"user" help:"Refuse agents of other users: the identity provider."`
 	Subject      string `name:"user-subject" placeholder:"SUB" and:"user" help:"And the user's subject there."`
 	Orchestrator string `name:"orchestrator" placeholder:"SPIFFE-ID" help:"Refuse agents of other orchestrators."`
+	Sealed       bool   `name:"sealed" help:"Wait until the TPM has sealed the entry; the answer says whether it has."`
 }
 
 func (q decideCommand) Run(ctx context.Context, s *session) error {
@@ -87,7 +88,11 @@ func (q decideCommand) Run(ctx context.Context, s *session) error {
 		return err
 	}
 	req.Subject.ID = id.String()
-	out, err := c.Evaluate(ctx, req)
+	ask := c.Evaluate
+	if q.Sealed {
+		ask = c.EvaluateSealed
+	}
+	out, err := ask(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -105,7 +110,7 @@ func (s *session) printDecision(out v1.EvaluationResponse) error {
 		rows[0].value = "allowed"
 	}
 	if out.Context.AuditID != nil {
-		rows = append(rows, row{"audit entry", strconv.FormatUint(*out.Context.AuditID, 10)})
+		rows = append(rows, entryRow(*out.Context.AuditID, out.Context.AuditSealed))
 	}
 	if err := s.print(out, append(rows, checkRows(out.Context.Checks)...)...); err != nil {
 		return err

@@ -26,7 +26,16 @@ type child struct {
 	Scope    []string      `name:"scope" required:"" sep:"none" placeholder:"TOKEN" help:"What the agent may do; repeatable."`
 	TTL      time.Duration `name:"ttl" help:"How long it lives; as long as allowed by default."`
 	MaxDepth int           `name:"max-depth" help:"Levels of sub-agents below it."`
+	Sealed   bool          `name:"sealed" help:"Wait until the TPM has sealed the entry; the answer says whether it has."`
 	SpawnID  string        `name:"spawn-id" placeholder:"UUID" help:"A UUIDv7 that becomes the agent's id; a retry names the first attempt's."`
+}
+
+func (q child) options() []client.Option {
+	out := q.retry.options()
+	if q.Sealed {
+		out = append(out, client.WaitSealed())
+	}
+	return out
 }
 
 // prepare makes or reads the key, or makes the token. The appliance gets its hash alone.

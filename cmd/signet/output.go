@@ -122,7 +122,20 @@ func receiptRow(r *v1.AuditReceipt) row {
 	if r == nil {
 		return row{}
 	}
-	return row{"audit entry", strconv.FormatUint(r.Index, 10)}
+	return entryRow(r.Index, r.Sealed)
+}
+
+// entryRow tells of the seal where it was waited for.
+func entryRow(index uint64, sealed *bool) row {
+	text := strconv.FormatUint(index, 10)
+	switch {
+	case sealed == nil:
+	case *sealed:
+		text += ", sealed"
+	default:
+		text += ", durable and not sealed yet"
+	}
+	return row{"audit entry", text}
 }
 
 func timeText(t time.Time) string {

@@ -123,6 +123,12 @@ func (l *apiLog) Proof(ctx context.Context, index uint64) ([]byte, error) {
 	return proof.Marshal(), nil
 }
 
+// WaitSealed waits until a seal covers an entry.
+func (l *apiLog) WaitSealed(ctx context.Context, index uint64) (uint64, error) {
+	seal, err := l.log.WaitSealed(ctx, index)
+	return seal, found(err)
+}
+
 // Inclusion proves an entry to the tree of a size.
 func (l *apiLog) Inclusion(ctx context.Context, index, size uint64) ([][32]byte, error) {
 	path, err := l.log.Inclusion(ctx, index, size)
