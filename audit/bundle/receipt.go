@@ -174,6 +174,7 @@ func VerifyReceipt(r Receipt, trust *Trust) Report {
 	}
 	report := t.report(kind)
 	report.Origin, report.Size, report.Entries, report.Seals = a.origin, head.Size, 1, seals
+	report.Tells = r.tells(report, env)
 	return report
 }
 

@@ -98,6 +98,7 @@ type Report struct {
 	Seals        uint64  `json:"seals"`            // held and checked
 	Hops         *Hops   `json:"hops,omitempty"`   // nil: no agent's certificate was checked
 	Erased       uint64  `json:"erased,omitempty"` // payloads that are absent because a redact entry erased them
+	Tells        *Tells  `json:"tells,omitempty"`  // of receipts
 	Omitted      uint64  `json:"omitted_findings,omitempty"`
 	Checks       []Check `json:"checks"`
 }

@@ -36,7 +36,21 @@ func (t terminal) report(r bundle.Report, asJSON bool) error {
 	if r.Omitted > 0 {
 		fmt.Fprintf(w, "…\t\t%d further findings\n", r.Omitted)
 	}
+	if r.Tells != nil {
+		claims(w, "it proves", r.Tells.Proven)
+		claims(w, "it does not prove", r.Tells.NotProven)
+	}
 	return t.flush(w, r.Valid)
+}
+
+func claims(w *bytes.Buffer, title string, list []bundle.Claim) {
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s:\n", title)
+	for _, c := range list {
+		fmt.Fprintf(w, "%s\t%s\n", c.Name, c.Text)
+	}
 }
 
 func place(c bundle.Check) string {
