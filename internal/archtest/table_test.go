@@ -18,6 +18,7 @@ const (
 	gotpm   = "github.com/google/go-tpm"
 	grpc    = "google.golang.org/grpc"
 	envoy   = "github.com/envoyproxy/go-control-plane"
+	tessera = "github.com/transparency-dev/tessera"
 )
 
 var (
@@ -122,4 +123,5 @@ var borders = map[string][]string{
 	gotpm:   {"tpm", "tpm/quote", "internal/testrig/..."},
 	grpc:    {"client/grpcmw", "client/workload"},
 	envoy:   {"client/workload", "api/extauthz"},
+	tessera: {}, // an oracle of tests
 }
