@@ -260,6 +260,9 @@ func factOf(env record.Envelope) (f fact, err error) {
 	case record.TypeRevoke:
 		f.revoke, err = revokeOf(env)
 	case record.TypeAlarm:
+		if aboutWitnesses(env) {
+			return fact{}, checkWitnessAlarm(env)
+		}
 		f.alarm, err = alarmOf(env)
 	default:
 		return f.resting(env)

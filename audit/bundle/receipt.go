@@ -160,6 +160,7 @@ func VerifyReceipt(r Receipt, trust *Trust) Report {
 	t.check(CheckEntry, at(r.Index, fileReceipt), err)
 	head, err := r.included(&a)
 	t.check(CheckReceipt, at(r.Index, fileReceipt), err)
+	witnesses := r.cosignatures(t, &a, trust)
 	r.checkPayload(t, env)
 	seals := uint64(0)
 	if r.Seal == nil {
@@ -174,6 +175,7 @@ func VerifyReceipt(r Receipt, trust *Trust) Report {
 	}
 	report := t.report(kind)
 	report.Origin, report.Size, report.Entries, report.Seals = a.origin, head.Size, 1, seals
+	report.Witnesses = witnesses
 	report.Tells = r.tells(report, env)
 	return report
 }

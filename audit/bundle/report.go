@@ -16,6 +16,7 @@ const (
 	CheckRange        CheckName = "range"        // the entries asked for are there
 	CheckTrust        CheckName = "trust"        // the bundle's anchors are those of the trust file
 	CheckCheckpoint   CheckName = "checkpoint"   // signed by the audit key, over the recomputed root
+	CheckWitness      CheckName = "witness"      // cosigned by the witnesses that a policy demands
 	CheckTile         CheckName = "tile"         // hash tiles agree with the entries and with each other
 	CheckEntry        CheckName = "entry"        // strict encoding, and a leaf of the tree
 	CheckCeremony     CheckName = "ceremony"     // leaf 0 pins the keys
@@ -47,8 +48,8 @@ const (
 
 func checkOrder() []CheckName {
 	return []CheckName{
-		CheckLayout, CheckManifest, CheckRange, CheckTrust, CheckReceipt, CheckCheckpoint, CheckTile, CheckEntry, CheckCeremony,
-		CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot, CheckSealEntry, CheckQuote, CheckCounter, CheckBoot,
+		CheckLayout, CheckManifest, CheckRange, CheckTrust, CheckReceipt, CheckCheckpoint, CheckWitness, CheckTile, CheckEntry,
+		CheckCeremony, CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot, CheckSealEntry, CheckQuote, CheckCounter, CheckBoot,
 		CheckAK, CheckCertificate, CheckDelegation, CheckConfirmation, CheckRevocation, CheckAlarm, CheckEvidence,
 		CheckConsentWebAuthn, CheckConsentJWS, CheckConsentOIDC, CheckConsentToken, CheckPolicy,
 	}
@@ -101,6 +102,8 @@ type Report struct {
 	Tells        *Tells  `json:"tells,omitempty"`  // of receipts
 	Omitted      uint64  `json:"omitted_findings,omitempty"`
 	Checks       []Check `json:"checks"`
+
+	Witnesses Witnesses `json:"witnesses"`
 }
 
 // Hops counts the hops of the agents' certificates, each once: how many their delegator signed for, and for how many the

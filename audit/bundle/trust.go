@@ -14,11 +14,12 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/signet-pki/signet/audit/witness"
 	"github.com/signet-pki/signet/tpm/quote"
 )
 
 // TrustFile is the auditor's statement of whose evidence to accept, a YAML (or JSON) document got by another way than the bundle. Every field but
-// PCRValues is needed; unknown and repeated keys are refused.
+// PCRValues and WitnessPolicy is needed; unknown and repeated keys are refused.
 type TrustFile struct {
 	Format      string            `yaml:"format"`               // "signet/trust@v1"
 	Origin      string            `yaml:"origin"`               // the log's name, as in its checkpoints
@@ -29,6 +30,8 @@ type TrustFile struct {
 	NVName      string            `yaml:"nv_name"`              // TPM name of the counter's index, hexadecimal
 	PCRs        string            `yaml:"pcrs"`                 // quoted registers, as "sha256:0,1,2,3,4,5,6,7"
 	PCRValues   map[string]string `yaml:"pcr_values,omitempty"` // register to value, hexadecimal: what each seal must state
+	// WitnessPolicy is a C2SP tlog-policy: whose cosignatures the checkpoint must carry. Without it forks are not excluded.
+	WitnessPolicy string `yaml:"witness_policy,omitempty"`
 }
 
 // TrustFormat is the value of the format field.
@@ -51,6 +54,7 @@ type Trust struct {
 	akName, nvName []byte
 	pcrs           quote.Selection
 	values         map[string][]byte
+	witnesses      *witness.Policy // nil: none is demanded
 }
 
 // ParseTrust reads a trust file of at most 64 KiB.
@@ -105,6 +109,10 @@ func (f TrustFile) Trust() (*Trust, error) {
 	field("pcrs", err)
 	t.values, err = parseValues(f.PCRValues, t.pcrs)
 	field("pcr_values", err)
+	if f.WitnessPolicy != "" {
+		t.witnesses, err = witness.ParsePolicy([]byte(f.WitnessPolicy))
+		field("witness_policy", err)
+	}
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("bundle: %w: %w", ErrTrust, errors.Join(errs...))
 	}

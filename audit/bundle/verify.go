@@ -52,6 +52,7 @@ func Verify(ctx context.Context, fsys fs.FS, o Options) (Report, error) {
 	if v.head != nil {
 		report.Size = v.head.Size
 	}
+	report.Witnesses = v.witnesses
 	return report, nil
 }
 
@@ -67,6 +68,8 @@ type verifier struct {
 	from, to uint64                 // entries that must be there
 	sealed   []sealInfo             // by number
 	jumps    []jump
+
+	witnesses Witnesses
 
 	byTile, byEntry *growth // byEntry is nil while tiles and entries agree
 	bad             []mismatch
@@ -119,6 +122,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	v.ceremony()
 	v.certificates()
 	v.checkpoint()
+	v.cosignatures()
 	if err := v.seals(ctx); err != nil {
 		return err
 	}

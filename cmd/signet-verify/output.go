@@ -29,6 +29,7 @@ func (t terminal) report(r bundle.Report, asJSON bool) error {
 	if r.Hops != nil {
 		fmt.Fprintf(w, "hops:\t%d confirmed by their delegator, %d vouched for by the CA\n", r.Hops.Confirmed, r.Hops.Vouched)
 	}
+	fmt.Fprintf(w, "witnesses:\t%s\n", r.Witnesses)
 	fmt.Fprintln(w)
 	for _, c := range r.Checks {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", c.Name, c.Status, place(c))

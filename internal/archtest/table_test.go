@@ -56,9 +56,10 @@ var table = []row{
 	{pattern: "audit/ocsf", imports: []string{"audit/record"}, pure: true},
 	{pattern: "audit/merkle", imports: []string{"audit/record", "audit/checkpoint"}, pure: true},
 	{pattern: "audit/checkpoint", imports: []string{"audit/record", "audit/merkle"}, pure: true},
+	{pattern: "audit/witness", imports: []string{"audit/merkle", "audit/checkpoint"}, never: noVerifier, pure: true},
 	{
 		pattern: "audit/bundle",
-		imports: []string{"audit/record", "audit/merkle", "audit/checkpoint", "tpm/quote", "delegation/chain", "delegation/evidence"},
+		imports: []string{"audit/record", "audit/merkle", "audit/checkpoint", "audit/witness", "tpm/quote", "delegation/chain", "delegation/evidence"},
 		never:   noVerifier,
 		pure:    true,
 	},
