@@ -292,6 +292,9 @@ type Config struct {
 	Consent http.Handler
 	// Mounts serves further paths by prefix, each beginning and ending with a slash. They are not authenticated here.
 	Mounts map[string]http.Handler
+	// Witness cosigns checkpoints of other logs: request and answer are C2SP tlog-witness's. nil: this is no witness. Its errors are
+	// *delegation.Error or *SizeConflictError.
+	Witness func(ctx context.Context, request []byte) (lines []byte, err error)
 	// Metrics is the registry shown at /metrics, to which the server adds its own; nil makes one.
 	Metrics *prometheus.Registry
 	Limits  Limits

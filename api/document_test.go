@@ -183,6 +183,7 @@ const docsTail = `
 - **Logs of the log**: ` + "`/checkpoint`" + ` and ` + "`/tile/<L>/<N>[.p/<W>]`" + ` are C2SP tlog-tiles, so any transparency client can follow; tiles of entries
   (` + "`/tile/entries/…`" + `) are for auditors. Tiles of hashes may be cached for good; partial ones stay when the tree grows. What is not there yet is 404, which nobody keeps.
   Proofs (` + "`/v1/audit/proof/…`, `/v1/audit/entries/{index}/proof`" + `) hold hashes alone and are everybody's ([0024](decisions/0024-proofs-and-waiting.md)).
+  ` + "`/add-checkpoint`" + ` is C2SP tlog-witness ([witness.md](formats/witness.md)); its 409 is ` + "`text/x.tlog.size`" + `.
 `
 
 // Every code that the package names is in the list, with the status that it gets.

@@ -60,6 +60,7 @@ var expected = map[string]string{
 	"exportBundle":            "......o.",
 	"eraseRecords":            ".......o",
 	"readCheckpoint":          "oooooooo",
+	"addCheckpoint":           "oooooooo",
 	"readTile":                "oooooooo",
 	"proveInclusion":          "oooooooo",
 	"proveConsistency":        "oooooooo",

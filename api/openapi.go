@@ -72,6 +72,9 @@ func (d *describer) operation(r *route) (object, error) {
 	if r.upload != "" {
 		op["requestBody"] = object{"required": true, "content": object{r.upload: object{}}}
 	}
+	if r.plain {
+		op["requestBody"] = object{"required": true, "content": object{mediaPlain: object{"schema": object{"type": "string"}}}}
+	}
 	if r.grpc {
 		op["requestBody"] = object{"required": true, "content": object{r.produces: object{}}}
 	}
@@ -139,6 +142,9 @@ func (d *describer) responses(r *route) (object, error) {
 		refusal = object{"description": "refused", "content": object{mediaJSON: object{"schema": ref}}}
 	}
 	out := object{strconv.Itoa(r.status): ok, "default": refusal}
+	if r.plain {
+		out[strconv.Itoa(http.StatusConflict)] = object{"description": "the size to begin from", "content": object{mediaSize: object{}}}
+	}
 	if r.limited {
 		ok["headers"] = quotaHeaders()
 		out[strconv.Itoa(http.StatusTooManyRequests)] = limited(refusal)

@@ -49,6 +49,7 @@ const (
 	codeInputErased         = "input_erased"
 	codeReviewBusy          = "review_busy"
 	codeNotSealed           = "not_sealed"
+	codeProof               = "proof_invalid"
 	codeRateLimited         = "rate_limited"
 	codeOverloaded          = "overloaded"
 	codeInternal            = "internal"
@@ -64,6 +65,7 @@ var statuses = map[string]int{
 	codeNotSealed:            http.StatusConflict,
 	"idempotency_key_reused": http.StatusUnprocessableEntity, // draft-ietf-httpapi-idempotency-key-header §2.7
 	policy.BundleTooLarge:    http.StatusRequestEntityTooLarge,
+	codeProof:                http.StatusUnprocessableEntity, // tlog-witness, "add-checkpoint"
 	chain.CodeCSRKey:         http.StatusUnprocessableEntity,
 	chain.CodeCSRSignature:   http.StatusUnprocessableEntity,
 }

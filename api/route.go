@@ -33,6 +33,7 @@ type route struct {
 	heavy      bool   // compiles a policy: counted apart, few at a time
 	maxBody    int64  // where it is more than of others
 	upload     string // media type of a body that is no JSON
+	plain      bool   // takes a body of plain text
 
 	handle func(*Server, *call) (reply, error)
 	shape  *shape // of reads or request

@@ -151,6 +151,9 @@ func auditRoutes() []route {
 			"Destroy the payloads about a user, or of listed entries, for good", (*Server).erase).with(func(r *route) { r.slow = true }),
 		bytesOf("readCheckpoint", http.MethodGet, "/checkpoint", anyone, mediaText,
 			"The signed head of the log (C2SP tlog-checkpoint)", (*Server).checkpoint),
+		bytesOf("addCheckpoint", http.MethodPost, "/add-checkpoint", anyone, mediaText,
+			"Cosign the checkpoint of another log, as its witness (C2SP tlog-witness); 409 tells the size to begin from", (*Server).addCheckpoint).
+			with(func(r *route) { r.plain, r.own = true, "logs that this appliance witnesses" }),
 		bytesOf("readTile", http.MethodGet, "/tile/{path}", anyone, mediaBinary,
 			"A tile of hashes (C2SP tlog-tiles); entry tiles are for auditors", (*Server).tile).
 			with(func(r *route) { r.pattern, r.own = "/tile/*", "entries: auditors only" }),

@@ -252,11 +252,12 @@ func TestPick(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
+	longer := string(signText(t, string(c.Body())+"\nx\n", mine))[len(c.Body())+1:] // a signature of the right key, over more
 	wrong := []byte(want)
 	wrong[len(wrong)-8] ^= 1
 	for name, answer := range map[string]string{
 		"empty": "", "text": "OK\n", "another's": cosign(stranger, c), "another key": cosign(double, c), "another size": cosign(mine, tree.at(8)),
-		"wrong signature": string(wrong), "no line feed": strings.TrimSuffix(want, "\n"), "a line before": "x\n\n" + want, "a line behind": want + "\nx\n",
+		"wrong signature": string(wrong), "no line feed": strings.TrimSuffix(want, "\n"), "over more": longer, "a line before": "x\n\n" + want, "a line behind": want + "\nx\n",
 		"another note": string(c.Body()) + "\n" + want, "long": strings.Repeat(want, 200),
 	} {
 		if got, err := key.Pick(c, []byte(answer)); err == nil {

@@ -27,7 +27,9 @@ type apiLog struct {
 	anchors bundle.ReceiptAnchors
 
 	verifier  note.Verifier
+	vkey      string
 	logPolicy []byte
+	witnesses *witnesses
 }
 
 var _ api.Log = (*apiLog)(nil)
@@ -46,7 +48,7 @@ func newAPILog(ctx context.Context, log *audit.Log, certs bundle.Certificates, b
 	return l, l.readKey()
 }
 
-// readKey takes the audit key from leaf 0, for reading our own notes and for the bundle's policy.txt (C2SP tlog-policy).
+// readKey takes the audit key from leaf 0, for reading our own notes and for what others know this log by.
 func (l *apiLog) readKey() error {
 	pub, err := x509.ParsePKIXPublicKey(l.anchors.AuditKey)
 	if err != nil {
@@ -59,8 +61,7 @@ func (l *apiLog) readKey() error {
 	if l.verifier, err = checkpoint.NewVerifier(l.anchors.Origin, key); err != nil {
 		return err
 	}
-	vkey, err := checkpoint.VerifierKey(l.anchors.Origin, key)
-	l.logPolicy = []byte("log " + vkey + "\nquorum none\n")
+	l.vkey, err = checkpoint.VerifierKey(l.anchors.Origin, key)
 	return err
 }
 
@@ -147,9 +148,13 @@ type signedHead struct {
 	size uint64
 }
 
-// proving chooses the checkpoint of a receipt: the sealed one, or else the newest signed one.
+// proving chooses the checkpoint of a receipt: the cosigned one, or else the last sealed one, or else the newest signed one.
 func (l *apiLog) proving(index uint64) (signedHead, *checkpoint.Sealed, error) {
-	if s, _, ok := l.log.LastSeal(); ok {
+	for _, choose := range []func() (checkpoint.Sealed, bool){l.witnesses.cosigned, l.witnesses.plain} {
+		s, ok := choose()
+		if !ok {
+			continue
+		}
 		seal, err := checkpoint.ParseSeal(s.Text)
 		if err != nil {
 			return signedHead{}, nil, err
@@ -172,9 +177,9 @@ func (l *apiLog) proving(index uint64) (signedHead, *checkpoint.Sealed, error) {
 	return signedHead{signed, head.Size}, nil, nil
 }
 
-// Export writes the evidence bundle of the whole log up to the last seal.
+// Export writes the evidence bundle of the whole log up to the last seal, or the newest cosigned one.
 func (l *apiLog) Export(ctx context.Context, w io.Writer) error {
-	s, _, ok := l.log.LastSeal()
+	s, ok := l.witnesses.seal()
 	if !ok {
 		return api.ErrNotSealed
 	}
@@ -186,8 +191,13 @@ func (l *apiLog) Export(ctx context.Context, w io.Writer) error {
 	return tar.Close()
 }
 
-// Checkpoint is the newest signed one.
-func (l *apiLog) Checkpoint() []byte { return l.log.SignedCheckpoint() }
+// Checkpoint is the newest cosigned one, or else the newest signed one.
+func (l *apiLog) Checkpoint() []byte {
+	if s, ok := l.witnesses.cosigned(); ok {
+		return s.Checkpoint
+	}
+	return l.log.SignedCheckpoint()
+}
 
 // Tile gives a tile of hashes.
 func (l *apiLog) Tile(ctx context.Context, level int, index uint64, width int) ([]byte, error) {

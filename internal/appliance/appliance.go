@@ -42,6 +42,9 @@ type Appliance struct {
 	server   *api.Server
 	scenario *conformance // nil outside conformance tests
 	logger   *slog.Logger
+
+	witnesses *witnesses
+	witness   *cosigner // nil: it is none
 }
 
 // New opens the devices, the log and the policy, and checks that they belong together. On an error nothing stays open.
@@ -202,6 +205,7 @@ func (a *Appliance) listen(ctx context.Context, ln net.Listener) error {
 	g.Go(func() error { return a.crls.Run(ctx) })
 	g.Go(func() error { return a.puller.Run(ctx) })
 	g.Go(func() error { return a.senders.Run(ctx) })
+	g.Go(func() error { return a.witnesses.Run(ctx) })
 	g.Go(func() error { return a.listener.Run(ctx) })
 	g.Go(func() error { return a.server.Run(ctx, ln, a.listener.tls()) })
 	return g.Wait()

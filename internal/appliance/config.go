@@ -63,6 +63,11 @@ type Config struct {
 	// SIEM are collectors of events.
 	SIEM     []SIEM          `yaml:"siem"`
 	Ceremony ceremony.Config `yaml:"ceremony"`
+
+	// Witnesses are asked to cosign this log's checkpoints.
+	Witnesses *Witnesses `yaml:"witnesses,omitempty"`
+	// Witness cosigns checkpoints of other logs.
+	Witness *Witness `yaml:"witness,omitempty"`
 }
 
 // Conformance is the port of the conformance profile, which has nothing but that scenario.
@@ -307,6 +312,8 @@ func (c *Config) check() error {
 	c.Attestation.check(&p)
 	c.Policy.check(&p)
 	c.checkSIEM(&p)
+	c.Witnesses.check(&p)
+	c.Witness.check(&p, c.Origin)
 	if c.Conformance != nil {
 		p.unless(c.Development, "conformance", "allowed with development: true only")
 		p.unless(c.Conformance.loopback(), "conformance.listen", "a loopback address and a port")
@@ -388,3 +395,5 @@ func (c *Config) path(p string) string {
 func (c *Config) pkiDir() string   { return filepath.Join(c.Dir, "pki") }
 func (c *Config) logDir() string   { return filepath.Join(c.Dir, "log") }
 func (c *Config) indexKey() string { return filepath.Join(c.Dir, "index.key") }
+
+func (c *Config) witnessDir() string { return filepath.Join(c.Dir, "witness") }

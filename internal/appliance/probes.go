@@ -15,7 +15,7 @@ const fewCAs = 2
 
 // probes are what readiness means.
 func (a *Appliance) probes(c *certifier, now func() time.Time) []probe {
-	return []probe{
+	out := []probe{
 		{name: "hsm_issuing", check: a.devices.issuing.Check},
 		{name: "hsm_audit", check: a.devices.audit.Check},
 		{name: "tpm", check: a.devices.tpm.Check},
@@ -27,6 +27,14 @@ func (a *Appliance) probes(c *certifier, now func() time.Time) []probe {
 		{name: "siem", warn: true, check: a.senders.check},
 		{name: "development", warn: true, check: a.checkDevelopment},
 	}
+	// What follows is made after the probes, and before the first of them runs.
+	if a.cfg.Witnesses != nil {
+		out = append(out, probe{name: "witnesses", warn: true, check: func(ctx context.Context) error { return a.witnesses.check(ctx) }})
+	}
+	if a.cfg.Witness != nil {
+		out = append(out, probe{name: "witness", warn: true, check: func(context.Context) error { return a.witness.check() }})
+	}
+	return out
 }
 
 func (a *Appliance) checkLog(context.Context) error {

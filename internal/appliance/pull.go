@@ -53,16 +53,9 @@ func (c *Config) newPuller(receive func(context.Context, []byte) (delegation.Bun
 	if p.cfg.TokenFile != "" {
 		p.token = c.path(p.cfg.TokenFile)
 	}
-	var roots *x509.CertPool
-	if p.cfg.CAFile != "" {
-		text, err := os.ReadFile(c.path(p.cfg.CAFile))
-		if err != nil {
-			return nil, fmt.Errorf("configuration: policy.pull.ca_file: %w", err)
-		}
-		roots = x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(text) {
-			return nil, errors.New("configuration: policy.pull.ca_file: no certificate in it")
-		}
+	roots, err := c.roots(p.cfg.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: policy.pull.ca_file: %w", err)
 	}
 	p.client = pullClient(roots)
 	return p, nil

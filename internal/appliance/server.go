@@ -20,6 +20,13 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 	if err != nil {
 		return err
 	}
+	if a.witnesses, log.logPolicy, err = a.newWitnesses(log.vkey, log.verifier, o.Now); err != nil {
+		return fmt.Errorf("witnesses: %w", err)
+	}
+	log.witnesses = a.witnesses
+	if a.witness, err = a.newWitness(ctx, o.Now); err != nil {
+		return fmt.Errorf("witness: %w", err)
+	}
 	pages, err := consentHandler(a.idps, a.domain, a.logger)
 	if err != nil {
 		return fmt.Errorf("consent: %w", err)
@@ -35,7 +42,7 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 			TrustDomain: a.cfg.TrustDomain, Roots: []*x509.Certificate{t.root}, Issuing: slices.Concat(t.agents, t.services),
 			Sequence: 1, CRL: a.crls.list, JWT: []*x509.Certificate{t.jwt},
 		},
-		Limits: api.Limits{Concurrency: a.cfg.Limits.Concurrency}, Metrics: a.senders.metrics(), Now: o.Now, Logger: a.logger,
+		Limits: api.Limits{Concurrency: a.cfg.Limits.Concurrency}, Metrics: a.senders.metrics(), Now: o.Now, Logger: a.logger, Witness: a.witness.serve(),
 	})
 	return err
 }
