@@ -25,7 +25,9 @@ func TestAddCheckpoint(t *testing.T) {
 		"fault":     errors.New("what is this"),
 		"good":      nil,
 	}
-	w.server.cfg.Witness = func(_ context.Context, request []byte) ([]byte, error) { return []byte("— w x\n"), answers[string(request)] }
+	w.server.cfg.Witness = func(_ context.Context, request []byte) ([]byte, error) {
+		return []byte("— w x\n"), answers[string(request)]
+	}
 	for body, row := range map[string]struct {
 		status int
 		code   string

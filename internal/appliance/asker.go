@@ -54,7 +54,7 @@ func (a *asker) Run(ctx context.Context, next func(ctx context.Context, after ui
 	for {
 		sealed, err := next(ctx, after)
 		if err != nil {
-			return nil //nolint:nilerr // the log or ctx ended
+			return nil // the log or ctx ended
 		}
 		err = a.ask(ctx, sealed)
 		if ctx.Err() != nil {

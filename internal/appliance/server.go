@@ -20,7 +20,7 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 	if err != nil {
 		return err
 	}
-	if a.witnesses, log.logPolicy, err = a.newWitnesses(log.vkey, log.verifier, o.Now); err != nil {
+	if a.witnesses, log.logPolicy, err = a.newWitnesses(ctx, log.vkey, log.verifier, o.Now); err != nil {
 		return fmt.Errorf("witnesses: %w", err)
 	}
 	log.witnesses = a.witnesses

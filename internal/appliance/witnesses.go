@@ -50,7 +50,7 @@ type cosignedSeal struct {
 }
 
 // newWitnesses gives also the log's policy as bundles have it.
-func (a *Appliance) newWitnesses(vkey string, verifier note.Verifier, now func() time.Time) (w *witnesses, policy []byte, err error) {
+func (a *Appliance) newWitnesses(ctx context.Context, vkey string, verifier note.Verifier, now func() time.Time) (w *witnesses, policy []byte, err error) {
 	w = &witnesses{log: a.log, verifier: verifier, maxAge: a.cfg.Audit.MaxSealAge}
 	cfg := a.cfg.Witnesses
 	if cfg == nil {
@@ -84,7 +84,7 @@ func (a *Appliance) newWitnesses(vkey string, verifier note.Verifier, now func()
 			log: a.logger.With(slog.String("part", "witnesses")),
 		})
 	}
-	return w, policy, w.load()
+	return w, policy, w.load(ctx)
 }
 
 // roots are the certificates of a file, or nil, the system's.
@@ -104,7 +104,7 @@ func (c *Config) roots(file string) (*x509.CertPool, error) {
 }
 
 // load finds the newest seal whose quorum was reached before.
-func (w *witnesses) load() error {
+func (w *witnesses) load(ctx context.Context) error {
 	last, _, ok := w.log.LastSeal()
 	if !ok {
 		return nil
@@ -117,7 +117,7 @@ func (w *witnesses) load() error {
 		if lines == nil {
 			continue
 		}
-		sealed, err := w.log.Seal(context.Background(), n)
+		sealed, err := w.log.Seal(ctx, n)
 		if err != nil {
 			return err
 		}
