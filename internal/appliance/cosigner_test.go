@@ -178,6 +178,7 @@ func TestCosignerDiesBetween(t *testing.T) {
 		t.Errorf("answered %d", status)
 	}
 	// What the disk has is not known to this process: it signs nothing of that log any more, and says so.
+	c.write = store
 	if status, _ := outcome(t, c.cosigner, f.request(t, 0, 30)); status != 503 || c.check() == nil {
 		t.Errorf("goes on with %d", status)
 	}
