@@ -224,15 +224,8 @@ func clientIdentity(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// flip changes one bit of a body.
-func flip(body []byte) []byte {
+// oneBitOff changes one bit of a body.
+func oneBitOff(body []byte) []byte {
 	out := bytes.Clone(body)
 	out[len(out)/2] ^= 1
 	return out

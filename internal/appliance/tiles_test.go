@@ -222,14 +222,14 @@ func TestForeignReadersNoticeTampering(t *testing.T) {
 		tessera bool // whether it is to notice
 		tlog    bool
 	}{
-		{"/checkpoint", flip, true, true},
-		{"/tile/0/000", flip, true, true},
+		{"/checkpoint", oneBitOff, true, true},
+		{"/tile/0/000", oneBitOff, true, true},
 		{"/tile/0/001", swap, true, true},
-		{"/tile/0/" + last, flip, true, true},
+		{"/tile/0/" + last, oneBitOff, true, true},
 		{"/tile/0/" + last, shorten, true, true},
-		{"/tile/1/000.p/2", flip, true, true},
-		{"/tile/entries/000", flip, true, false},
-		{"/tile/entries/" + last, flip, true, false},
+		{"/tile/1/000.p/2", oneBitOff, true, true},
+		{"/tile/entries/000", oneBitOff, true, false},
+		{"/tile/entries/" + last, oneBitOff, true, false},
 		{"/tile/entries/" + last, func(b []byte) []byte { return b[:len(b)-1] }, true, false},
 	} {
 		changed := false
