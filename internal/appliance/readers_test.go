@@ -75,7 +75,7 @@ func serveLog(t *testing.T, entries int) *served {
 	must(t, err)
 	ours, err := checkpoint.NewVerifier(readersOrigin, &key.PublicKey)
 	must(t, err)
-	s.listen(&apiLog{log: s.log, verifier: ours})
+	s.listen(&apiLog{log: s.log, verifier: ours, witnesses: &witnesses{log: s.log, verifier: ours}})
 	s.grow(entries - 1)
 	return s
 }
