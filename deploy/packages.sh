@@ -28,6 +28,7 @@ if [ "${1:-}" = test ]; then
 	need python3 python3
 	need nginx-light /usr/sbin/nginx
 	need curl curl
+	need strace strace
 	need gnutls-bin gnutls-cli
 	# A collector of syslog, and its TLS.
 	need rsyslog /usr/sbin/rsyslogd
