@@ -58,10 +58,16 @@ func (q *tpm) save() error {
 	b := binary.BigEndian.AppendUint32(nil, q.at.Reset)
 	b = binary.BigEndian.AppendUint32(b, q.at.Restart)
 	b = binary.BigEndian.AppendUint64(b, q.at.Counter)
-	if err := os.WriteFile(q.file+".new", b, 0o600); err != nil {
-		return err
+	// More than once: a chip does not mind what is injected into calls of the file system.
+	var err error
+	for range 3 {
+		if err = os.WriteFile(q.file+".new", b, 0o600); err == nil {
+			if err = os.Rename(q.file+".new", q.file); err == nil {
+				return nil
+			}
+		}
 	}
-	return os.Rename(q.file+".new", q.file)
+	return err
 }
 
 func (q *tpm) set(change func(*tpm)) {

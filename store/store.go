@@ -19,6 +19,8 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+
+	"github.com/signet-pki/signet/internal/durable"
 )
 
 var (
@@ -91,10 +93,12 @@ func Open(dir string, opt Options) (*DB, error) {
 	if err := Guard(dir, opt.ReadOnly); err != nil {
 		return nil, err
 	}
+	prepare := dropEmpty
 	if opt.ReadOnly {
-		if err := checkClean(dir); err != nil {
-			return nil, err
-		}
+		prepare = checkClean
+	}
+	if err := prepare(dir); err != nil {
+		return nil, err
 	}
 	o := badger.DefaultOptions(dir).
 		WithSyncWrites(true).
@@ -124,10 +128,45 @@ func checkClean(dir string) error {
 	if err != nil {
 		return fmt.Errorf("store: open: %w", err)
 	}
-	if len(wals) > 0 {
-		return fmt.Errorf("%w: %s", ErrUnclean, wals[0])
+	empty, err := emptyLogs(dir)
+	if left := append(wals, empty...); len(left) > 0 {
+		return fmt.Errorf("%w: %s", ErrUnclean, left[0])
 	}
-	return nil
+	return err
+}
+
+// dropEmpty removes logs without a byte. Badger truncates a log before it removes it, and makes one before it gives it a size; a
+// crash in between leaves a file that it then refuses to open, and that holds nothing.
+func dropEmpty(dir string) error {
+	empty, err := emptyLogs(dir)
+	if err != nil || len(empty) == 0 {
+		return err
+	}
+	for _, path := range empty {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("store: open: %w", err)
+		}
+	}
+	return durable.SyncDir(dir)
+}
+
+func emptyLogs(dir string) (empty []string, err error) {
+	for _, pattern := range []string{"*.mem", "*.vlog"} {
+		paths, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return nil, fmt.Errorf("store: open: %w", err)
+		}
+		for _, path := range paths {
+			info, err := os.Lstat(path)
+			if err != nil {
+				return nil, fmt.Errorf("store: open: %w", err)
+			}
+			if info.Mode().IsRegular() && info.Size() == 0 {
+				empty = append(empty, path)
+			}
+		}
+	}
+	return empty, nil
 }
 
 // Close flushes and closes. No transaction may be running.

@@ -306,3 +306,33 @@ func TestSnapshotSharesNothing(t *testing.T) {
 		t.Error("the store has no table")
 	}
 }
+
+// What a crash left of a log that Badger was about to make, or to remove, does not keep the store from opening.
+func TestEmptyLogs(t *testing.T) {
+	for _, name := range []string{"00001.mem", "00007.mem", "000001.vlog", "000009.vlog"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			db := open(t, dir, store.Options{})
+			write(t, db, "k")
+			closeDB(t, db)
+			if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := store.Open(dir, store.Options{ReadOnly: true}); !errors.Is(err, store.ErrUnclean) {
+				t.Errorf("read-only: %v", err)
+			}
+			db = open(t, dir, store.Options{})
+			defer closeDB(t, db)
+			err := db.View(func(tx *store.Txn) error {
+				v, err := tx.Get([]byte("k"))
+				if string(v) != "vk" {
+					t.Errorf("%q", v)
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
