@@ -60,7 +60,7 @@ func (q *tpm) save() error {
 	b = binary.BigEndian.AppendUint64(b, q.at.Counter)
 	// More than once: a chip does not mind what is injected into calls of the file system.
 	var err error
-	for range 3 {
+	for range 100 {
 		if err = os.WriteFile(q.file+".new", b, 0o600); err == nil {
 			if err = os.Rename(q.file+".new", q.file); err == nil {
 				return nil

@@ -86,8 +86,14 @@ func receiptsAreFound(t *testing.T, c *cast, task v1.Task) {
 		{c.service, "decision", d.Context.DecisionID, decided},
 		{c.service, "agent", out.AgentID, decided},
 	} {
-		page, err := row.by.Receipts(t.Context(), url.Values{row.term: {row.id}})
+		query := url.Values{row.term: {row.id}}
+		page, err := row.by.Receipts(t.Context(), query)
 		must(t, err)
+		for len(page.Receipts) == 0 && page.NextCursor != "" { // a page of others' entries
+			query.Set("cursor", page.NextCursor)
+			page, err = row.by.Receipts(t.Context(), query)
+			must(t, err)
+		}
 		if len(page.Receipts) == 0 || page.Receipts[0].Index != row.want {
 			t.Fatalf("by %s: %+v", row.term, page)
 		}
