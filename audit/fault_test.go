@@ -149,6 +149,9 @@ func survivesOrSays(t *testing.T, f fault) (injected int, refused bool) {
 	dir, acked, injected := harmed(t, f)
 	if l, err := Open(t.Context(), childConfig(t, dir)); err != nil {
 		t.Logf("%s: after %d entries: %v", f, len(acked), err)
+		if !strings.Contains(err.Error(), "file does not exist for table") {
+			t.Errorf("%s: the store does not open, and not for the reason that is known", f)
+		}
 		return injected, true
 	} else if err := l.Close(); err != nil {
 		t.Fatal(err)
