@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,7 +115,7 @@ type family struct {
 }
 
 func families() []family {
-	return append(append(logFamilies(), tpmFamilies()...), append(entryFamilies(), fileFamilies()...)...)
+	return slices.Concat(logFamilies(), tpmFamilies(), entryFamilies(), fileFamilies(), witnessFamilies())
 }
 
 // logFamilies are lies about the tree: who tells them has the HSM's key, and not the TPM.
