@@ -42,8 +42,10 @@ type Config struct {
 	IndexKey []byte // 32 secret bytes that key the index terms
 	// Private says which keys of domain state hold what an entry's erasure takes with it; nil: none.
 	Private func(key string) bool
-	Now     func() time.Time
-	Log     *slog.Logger
+	// Replay compares domain state with the entries, for Fsck alone; nil: it is not compared.
+	Replay Replay
+	Now    func() time.Time
+	Log    *slog.Logger
 
 	SealInterval       time.Duration // 5s: least time between seals when busy
 	Heartbeat          time.Duration // 1m: time between seals when idle

@@ -27,8 +27,8 @@ const maxFindings = 1000
 
 // Finding is one thing that is wrong.
 type Finding struct {
-	What   string // entry payload payload_keys index tile head heads_log seal
-	Index  uint64 // of the entry, tile or seal
+	What   string // entry payload payload_keys index state tile head heads_log seal
+	Index  uint64 // of the entry, tile or seal; 0: of state that no entry makes
 	Detail string
 }
 
@@ -53,9 +53,8 @@ func (r *Report) add(what string, index uint64, format string, args ...any) {
 
 // Fsck reads the whole log and recomputes it: entries, leaves, tiles, root, heads.log, the chain of seals and the
 // signatures on their checkpoints. The TPM's statements are the offline verifier's to check. The log must not be open;
-// of it nothing is changed. Of cfg it needs Dir, Origin, Now, Log, a Signer for its Public, and the IndexKey, without which the
-// index is not compared. The error is about what
-// could not be read at all.
+// of it nothing is changed. Of cfg it needs Dir, Origin, Now, Log, a Signer for its Public, and, for comparing the index and
+// domain state too, IndexKey and Replay. The error is about what could not be read at all.
 func Fsck(ctx context.Context, cfg Config) (_ Report, err error) {
 	cfg, err = cfg.withDefaults()
 	if err != nil {
@@ -165,6 +164,9 @@ func (f *fsck) run(ctx context.Context) error {
 	f.roots[c.Size] = append(f.roots[c.Size], claim{what: "head", index: c.Size, root: c.Root})
 	f.readHeadsLog()
 	seals, err := f.readSeals(ctx)
+	if err == nil {
+		err = f.readState(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -175,6 +177,7 @@ func (f *fsck) run(ctx context.Context) error {
 		f.report.add("entry", f.report.Entries, "%v; nothing from here on was checked", err)
 	}
 	f.checkAbsent()
+	f.checkState()
 	f.checkChain(seals)
 	if err := f.checkIndexed(ctx); err != nil {
 		return err
@@ -273,7 +276,7 @@ func (f *fsck) readEntry(t *store.Txn, index uint64, envelope []byte) {
 		f.report.add("entry", index, "%v", err)
 		return
 	}
-	f.checkPayload(t, index, env)
+	f.replay(index, env, f.checkPayload(t, index, env))
 	f.checkIndex(t, index, env)
 	switch env.Type {
 	case record.TypeSeal:
@@ -300,8 +303,9 @@ func (f *fsck) readEntry(t *store.Txn, index uint64, envelope []byte) {
 	}
 }
 
-// checkPayload counts a payload that is absent; whether it was erased is seen at the end, when the redact entries are read.
-func (f *fsck) checkPayload(t *store.Txn, index uint64, env record.Envelope) {
+// checkPayload gives the payload, and counts one that is absent; whether it was erased is seen at the end, when the redact entries
+// are read.
+func (f *fsck) checkPayload(t *store.Txn, index uint64, env record.Envelope) []byte {
 	salt, payload, err := f.vault.readPayload(t, index)
 	switch {
 	case err != nil:
@@ -314,6 +318,7 @@ func (f *fsck) checkPayload(t *store.Txn, index uint64, env record.Envelope) {
 	case env.PayloadHash != "":
 		f.absent = append(f.absent, index)
 	}
+	return payload
 }
 
 // checkAbsent tells what is gone without an entry that erased it.

@@ -45,7 +45,7 @@ func (l *Log) Get(key string) (value []byte, ok bool, err error) {
 func (l *Log) Scan(ctx context.Context, prefix, after string, limit int, fn func(key string, value []byte) error) error {
 	now := l.cfg.Now()
 	for n := 0; ; {
-		last, seen, err := l.scanChunk(prefix, after, func(key string, value []byte) error {
+		last, seen, err := scanChunk(l.db, prefix, after, func(key string, value []byte) error {
 			value, ok, err := l.vault.decodeState(key, value, now)
 			if err != nil || !ok {
 				return err
@@ -65,12 +65,12 @@ func (l *Log) Scan(ctx context.Context, prefix, after string, limit int, fn func
 	}
 }
 
-func (l *Log) scanChunk(prefix, after string, fn func(key string, value []byte) error) (last string, seen int, err error) {
+func scanChunk(db *store.DB, prefix, after string, fn func(key string, value []byte) error) (last string, seen int, err error) {
 	from := stateKey(after)
 	if after != "" {
 		from = append(from, 0)
 	}
-	err = l.db.View(func(t *store.Txn) error {
+	err = db.View(func(t *store.Txn) error {
 		return t.Iterate(stateKey(prefix), from, func(key, value []byte) error {
 			last = string(key[len(prefixState):])
 			if err := fn(last, value); err != nil {

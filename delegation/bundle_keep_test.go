@@ -46,6 +46,7 @@ func TestWhatCannotBeLoadedDenies(t *testing.T) {
 		"an unread head": func(s *shop, _ string) { s.log.state["policy/active"] = []byte("{") },
 	} {
 		s := newShop(t)
+		s.damaged = true
 		c := s.makeActive(3, "true")
 		harm(s, c.Digest)
 		s.engines.active.Use(nil)

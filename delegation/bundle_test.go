@@ -253,6 +253,7 @@ func TestApprovalOfARevokedCertificateDoesNotCount(t *testing.T) {
 // What happens between reading and committing is found at the commit: a revocation that the memory does not know yet.
 func TestApproverIsAskedAgainAtCommit(t *testing.T) {
 	s := newShop(t)
+	s.damaged = true
 	c := s.push("main", s.signed(1, "true"))
 	s.approveBundle(s.bob, "main", c.Digest)
 	err := s.log.Put(t.Context(), []record.Mutation{{Key: "rev/certificate/" + chain.Serial(s.bob.Certs[0]), Value: []byte(`{"seq":1}`)}})

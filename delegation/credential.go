@@ -135,13 +135,17 @@ func (s *Service) forgetCredential(ctx context.Context, in SignIn, id []byte) er
 // credentialDraft says in the envelope all that the state needs, and in the payload whose it is.
 func (s *Service) credentialDraft(action string, u chain.User, c Credential) draft {
 	env := record.Envelope{Type: record.TypeAdmin, User: s.cfg.Pseudonym(u.Issuer, u.Subject)}
+	return draft{
+		env:     env,
+		body:    record.AdminBody{Action: action, Target: strings.TrimPrefix(credentialKey(c.ID), keyCredential), Detail: credentialDetail(c)},
+		payload: record.RevokePayload{Issuer: u.Issuer, Subject: u.Subject},
+	}
+}
+
+func credentialDetail(c Credential) map[string]string {
 	detail := map[string]string{"credential_id": base64.RawURLEncoding.EncodeToString(c.ID)}
 	if c.PublicKey != nil {
 		detail["public_key"] = base64.RawURLEncoding.EncodeToString(c.PublicKey)
 	}
-	return draft{
-		env:     env,
-		body:    record.AdminBody{Action: action, Target: strings.TrimPrefix(credentialKey(c.ID), keyCredential), Detail: detail},
-		payload: record.RevokePayload{Issuer: u.Issuer, Subject: u.Subject},
-	}
+	return detail
 }

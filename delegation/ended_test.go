@@ -95,6 +95,7 @@ func TestAnEventIsRepeatedUntilItIsDone(t *testing.T) {
 // However many grants a user gave: those past what is listed at a time are ended too.
 func TestEveryGrantOfAUserEnds(t *testing.T) {
 	r := newRig(t)
+	r.damaged = true
 	orch := r.orchestrator("lab")
 	task := r.task(orch)
 	// Earlier ones, in the log's state: ids grow with time, so these are listed first.

@@ -127,6 +127,7 @@ func TestAHeartbeatOverNothing(t *testing.T) {
 func TestEveryRevocationIsLoaded(t *testing.T) {
 	const many = 2500
 	r := newRig(t)
+	r.damaged = true
 	var ms []record.Mutation
 	for i := range many {
 		value, err := json.Marshal(map[string]any{"seq": i + 1, "time": r.clock})

@@ -291,6 +291,7 @@ type rig struct {
 	workloads  map[string]*workload.Issuer
 	tpm        delegation.TPM
 	bundles    delegation.Bundles
+	damaged    bool // the test changed the state behind the log's back
 }
 
 // now is the clock; what runs beside the test reads it too, so such a test moves skew.
@@ -337,7 +338,13 @@ func newRig(t *testing.T) *rig {
 	}
 	r.restart()
 	r.operator = r.auth(identity{operatorKey, []*x509.Certificate{result.Operator.Leaf}})
+	t.Cleanup(func() { r.replays() })
 	return r
+}
+
+func pseudonym(iss, sub string) string {
+	s := sha256.Sum256([]byte(iss + sub))
+	return hex.EncodeToString(s[:])
 }
 
 // restart makes a new Service on the same log.
@@ -352,7 +359,7 @@ func (r *rig) start(log delegation.Log) {
 		Ready:     func() error { return r.ready }, Workloads: r.workloads, TPM: r.tpm,
 		Provider:  func(context.Context) error { return r.provider },
 		Proofs:    &r.proofs,
-		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },
+		Pseudonym: pseudonym,
 		Clients:   map[string]string{"https://idp.example": "consent"}, Limits: r.limits,
 		Now: r.now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
 	})

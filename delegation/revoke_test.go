@@ -135,6 +135,7 @@ func TestOneThingRevokedTogetherAndMeanwhile(t *testing.T) {
 // The log itself refuses a second revocation of a thing, whatever is in memory.
 func TestTheLogTakesARevocationOnce(t *testing.T) {
 	r := newRig(t)
+	r.damaged = true
 	r.log.apply([]record.Mutation{{Key: "rev/certificate/0a", Value: []byte(`{"seq":1}`)}})
 	entries := r.log.count(record.TypeRevoke)
 	if _, err := r.s.Revoke(t.Context(), r.operator, serial("0a")); err == nil || code(t, err) != "idempotency_race" {

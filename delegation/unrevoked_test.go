@@ -22,6 +22,7 @@ func TestRevokedBeforeTheCommit(t *testing.T) {
 	} {
 		t.Run(want, func(t *testing.T) {
 			r := newRig(t)
+			r.damaged = true
 			orch := r.orchestrator("lab")
 			task := r.task(orch)
 			parent := r.spawn(orch, task)
@@ -37,6 +38,7 @@ func TestRevokedBeforeTheCommit(t *testing.T) {
 // A retry that is recorded anew is held to the revocation of its own certificate, too, at the moment of commit.
 func TestARetryRevokedBeforeTheCommit(t *testing.T) {
 	r := newRig(t)
+	r.damaged = true
 	orch := r.orchestrator("lab")
 	by, q := r.auth(orch), r.request(r.task(orch), newKey(t))
 	r.certifier.failing = true

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/signet-pki/signet/audit"
+	"github.com/signet-pki/signet/delegation"
 )
 
 // ErrDamaged means that fsck found something; the lines say what.
@@ -72,7 +73,9 @@ func (c *Config) fsckConfig(log *slog.Logger) (audit.Config, error) {
 	if err != nil {
 		return audit.Config{}, err
 	}
-	return c.auditConfig(publicOnly{certs[0].PublicKey}, nil, indexKey, time.Now, log), nil
+	cfg := c.auditConfig(publicOnly{certs[0].PublicKey}, nil, indexKey, time.Now, log)
+	cfg.Replay = delegation.NewReplay(time.Now(), pseudonyms(indexKey))
+	return cfg, nil
 }
 
 func printReport(w io.Writer, r audit.Report) error {
