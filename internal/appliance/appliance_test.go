@@ -51,6 +51,7 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 		"path: /dev/tpmrm0":                     "path: \"\"",
 		"pcrs: sha256:0,1,2,3,4,5,6,7":          "pcrs: md5:1",
 		"max_seal_age: 3m":                      "max_seal_age: 1s",
+		"heartbeat: 1m":                         "heartbeat: 6m",
 		"- database:read:patients":              "- database:**",
 		"label: signet-audit":                   "label: \"\"",
 		"url: https://bundles.":                 "url: http://bundles.",
@@ -67,7 +68,7 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 		t.Fatal("accepted")
 	}
 	for _, field := range []string{
-		"trust_domain", "dir", "listen", "public_url", "tpm.path", "tpm.pcrs", "audit:", "resources[0]", "tokens.audit.label",
+		"trust_domain", "dir", "listen", "public_url", "tpm.path", "tpm.pcrs", "audit:", "audit.heartbeat", "resources[0]", "tokens.audit.label",
 		"policy.keys[0]", "policy.pull.url", "policy.pull.interval",
 	} {
 		if !strings.Contains(err.Error(), field) {

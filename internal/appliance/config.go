@@ -164,7 +164,7 @@ type TokenExchange struct {
 type Audit struct {
 	// SealInterval is the shortest time between seals under load (default 5s).
 	SealInterval time.Duration `yaml:"seal_interval"`
-	// Heartbeat is the time between seals when nothing happens (default 1m). Verifiers report more than 10m without a seal.
+	// Heartbeat is the time between seals when nothing happens (default 1m, at most 5m). Verifiers report more than 10m without a seal.
 	Heartbeat time.Duration `yaml:"heartbeat"`
 	// MaxSealAge stops issuing when the last seal is older (default 3m).
 	MaxSealAge time.Duration `yaml:"max_seal_age"`
@@ -295,6 +295,7 @@ func (c *Config) check() error {
 	p.unless(err == nil, "tpm.pcrs", "not a PCR selection like sha256:0,1,2")
 	c.checkProviders(&p)
 	p.unless(c.Audit.MaxSealAge > c.Audit.Heartbeat && c.Audit.Heartbeat >= c.Audit.SealInterval, "audit", "seal_interval ≤ heartbeat < max_seal_age")
+	p.unless(c.Audit.Heartbeat <= 5*time.Minute, "audit.heartbeat", "at most 5m: verifiers take ten minutes without a seal for a gap")
 	within := func(d, least, most time.Duration) bool { return d >= least && d <= most }
 	p.unless(within(c.Revocation.Heartbeat, time.Second, time.Minute), "revocation.heartbeat", "1s to 1m")
 	p.unless(within(c.Revocation.CRLLife, time.Minute, 24*time.Hour), "revocation.crl_life", "1m to 24h")
