@@ -47,6 +47,14 @@ func judge(expected Anchor, pending *checkpoint.Seal, found Anchor, bound uint64
 	}
 }
 
+// disagreement says in words what a refusal means: who of the two is older.
+func disagreement(expected, found Anchor) (word, why string) {
+	if found.Reset < expected.Reset || found.Counter < expected.Counter {
+		return "tpm_rolled_back", "the TPM is behind the log. It was cleared, and its counter begun anew, or its state was put back from an older copy"
+	}
+	return "tpm_counter", "the TPM is ahead of the log. The log is an older copy and lacks the seals made since, or something else moved the counter"
+}
+
 func distance(a, b uint64) uint64 { return max(a, b) - min(a, b) }
 
 // greet compares the log with the TPM at Open. A TPM that does not answer leaves the log read-only until it does.
@@ -88,8 +96,9 @@ func (l *Log) meet(ctx context.Context, put func(context.Context, *item) error) 
 	}
 	v := judge(expected, pending, found, l.cfg.OrderlyBound)
 	if v == refuse {
-		l.state.fault("tpm_counter", fmt.Errorf("expected reset %d, counter %d, found reset %d, counter %d: "+
-			"the log is an older copy, or something else moved the counter", expected.Reset, expected.Counter, found.Reset, found.Counter))
+		word, why := disagreement(expected, found)
+		l.state.fault(word, fmt.Errorf("expected reset %d, counter %d, found reset %d, counter %d: %s",
+			expected.Reset, expected.Counter, found.Reset, found.Counter, why))
 		return l.state.broken()
 	}
 	switch v {

@@ -82,7 +82,9 @@ func (l *Log) admit(batch []*item, p *plan) []*item {
 			p.reject(it, err)
 			continue
 		}
-		live = append(live, it)
+		if live = append(live, it); it.with != nil {
+			live = append(live, it.with)
+		}
 	}
 	return live
 }

@@ -40,6 +40,8 @@ type Config struct {
 	Signer   crypto.Signer // ECDSA P-256. Fsck needs only its Public.
 	Quoter   Quoter
 	IndexKey []byte // 32 secret bytes that key the index terms
+	// PCRs are the registers that Quoter quotes, in the order of their values in a Statement.
+	PCRs []int
 	// Private says which keys of domain state hold what an entry's erasure takes with it; nil: none.
 	Private func(key string) bool
 	// Replay compares domain state with the entries, for Fsck alone; nil: it is not compared.

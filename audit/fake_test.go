@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -28,6 +29,7 @@ type tpm struct {
 	mu   sync.Mutex
 	file string // "" = memory
 	at   Anchor
+	pcr  byte // the value of the one register that is quoted
 
 	failState, failBefore, failAfter, failQuote, hang bool
 	hung                                              chan struct{} // gets a value at each call that hangs
@@ -152,7 +154,7 @@ func (q *tpm) state(ctx context.Context, what string, qualifying [32]byte) (Stat
 		return Statement{}, errTPM
 	}
 	return Statement{
-		Attest: fmt.Appendf(nil, "%s %d.%d %d %x", what, q.at.Reset, q.at.Restart, q.at.Counter, qualifying), Signature: []byte("sig"), PCRs: make([]byte, 32),
+		Attest: fmt.Appendf(nil, "%s %d.%d %d %x", what, q.at.Reset, q.at.Restart, q.at.Counter, qualifying), Signature: []byte("sig"), PCRs: bytes.Repeat([]byte{q.pcr}, 32),
 	}, nil
 }
 
@@ -187,7 +189,7 @@ func testKey(t testing.TB) *ecdsa.PrivateKey {
 func testConfig(t testing.TB, q Quoter) Config {
 	return Config{
 		Dir: filepath.Join(t.TempDir(), "log"), Origin: testOrigin, Signer: testKey(t), Quoter: q,
-		IndexKey: make([]byte, 32), Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		IndexKey: make([]byte, 32), PCRs: []int{7}, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		SealInterval: time.Millisecond, Heartbeat: time.Hour, MaxSealAge: time.Hour, Ballast: 1 << 20,
 		hooks: hooks{space: func(string) (uint64, uint64, error) { return 50 << 30, 100 << 30, nil }},
 	}

@@ -288,7 +288,7 @@ func (f *fsck) readEntry(t *store.Txn, index uint64, envelope []byte) {
 	case record.TypeDevice:
 		if body, err := record.DecodeBody[record.DeviceBody](env); err != nil {
 			f.report.add("entry", index, "%v", err)
-		} else if body.Found != nil {
+		} else if body.Found != nil && len(body.PCRs) == 0 {
 			f.found[Anchor{Reset: body.Found.Reset, Counter: body.Found.Counter}] = true
 		}
 	case record.TypeRedact:

@@ -39,6 +39,7 @@ type item struct {
 
 	claimed atomic.Int32 // waiting, taken or cancelled
 	done    chan result  // one result, when taken
+	with    *item        // another of the log's own, which shares the transaction: neither is written without the other
 	pos     Position     // the committer's
 }
 
@@ -97,6 +98,11 @@ func (it *item) measure() {
 	}
 	for _, p := range it.raw {
 		add(len(p.key), len(p.value))
+	}
+	if it.with != nil {
+		it.with.measure()
+		it.cost.bytes += it.with.cost.bytes
+		it.cost.keys += it.with.cost.keys
 	}
 }
 

@@ -251,6 +251,9 @@ func (l *Log) prove(ctx context.Context, text []byte) (checkpoint.Sealed, checkp
 	if err != nil {
 		return sealed, seal, fmt.Errorf("audit: certify the counter: %w", err)
 	}
+	if len(quote.PCRs) != pcrSize*len(l.cfg.PCRs) {
+		return sealed, seal, fmt.Errorf("audit: quote: %d bytes of values for %d registers", len(quote.PCRs), len(l.cfg.PCRs))
+	}
 	sealed.Quote, sealed.QuoteSig, sealed.PCRs = quote.Attest, quote.Signature, quote.PCRs
 	sealed.NV, sealed.NVSig = counter.Attest, counter.Signature
 	// A TPM that was reset in between has signed another boot than the text names.
@@ -264,7 +267,7 @@ func (l *Log) prove(ctx context.Context, text []byte) (checkpoint.Sealed, checkp
 	return sealed, seal, l.cfg.hooks.reach("quoted")
 }
 
-// keep stores a finished seal, its leaf and the new anchor in one transaction.
+// keep stores a finished seal, its leaf, what it shows to have changed, and the new anchor in one transaction.
 func (l *Log) keep(ctx context.Context, sealed checkpoint.Sealed, seal checkpoint.Seal) error {
 	digest := sealed.Digest()
 	it, err := l.ownEntry(record.TypeSeal, record.SealBody{Number: seal.Number, Digest: fmt.Sprintf("%x", digest), Size: seal.Size})
@@ -283,6 +286,9 @@ func (l *Log) keep(ctx context.Context, sealed checkpoint.Sealed, seal checkpoin
 		it.raw = append(it.raw, pair{w.key, value})
 	}
 	it.raw = append(it.raw, pair{[]byte(keyPending), nil})
+	if it.with, err = l.measured(sealed, anchor); err != nil {
+		return err
+	}
 	if err := l.own(ctx, it); err != nil {
 		return err
 	}

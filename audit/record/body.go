@@ -324,16 +324,28 @@ type AnchorBody struct {
 const (
 	EventCounterGap = "counter_gap" // same boot: the counter passed a seal that was never finished
 	EventTPMReset   = "tpm_reset"   // the TPM was reset since the last seal
+
+	EventPCRsChanged       = "pcrs_changed"         // another boot than the last seal's, which measured something else
+	EventPCRsChangedInBoot = "pcrs_changed_in_boot" // the last seal's boot: something extended a register
 )
 
 // DeviceBody is something that happened to a device. Expected and Found are the anchor of the last seal (or of the seal
-// that was pending) and the one that the TPM showed.
+// that was pending) and the one that the TPM showed. Where PCRs changed, Seal is the seal that was stored in the same moment,
+// Found its anchor, and Expected that of the seal before it.
 type DeviceBody struct {
 	Event    string            `json:"event"`
 	Expected *AnchorBody       `json:"expected,omitempty"`
 	Found    *AnchorBody       `json:"found,omitempty"`
 	Seal     uint64            `json:"seal,omitempty"` // number of the last finished seal
 	Detail   map[string]string `json:"detail,omitempty"`
+	PCRs     []PCRChange       `json:"pcrs,omitempty"` // by index, ascending
+}
+
+// PCRChange is a register whose value differs from that in the seal before. Values are SHA-256, hex.
+type PCRChange struct {
+	PCR    int    `json:"pcr"`
+	Before string `json:"before"`
+	After  string `json:"after"`
 }
 
 // SealBody puts a seal into the tree: Digest is SHA-256 of its text, Size the size that it covers.

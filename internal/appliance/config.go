@@ -109,8 +109,17 @@ type TPM struct {
 	Path string `yaml:"path"`
 	// PCRs is what quotes cover (default sha256:0,1,2,3,4,5,6,7).
 	PCRs string `yaml:"pcrs"`
+	// PCRValues are the values that registers among PCRs may have, hexadecimal, by register. While one of those named here has
+	// another, nothing is issued (pcrs_changed). Without it a change is recorded and nothing else.
+	PCRValues map[string][]string `yaml:"pcr_values,omitempty"`
 	// Timeout bounds one command (default 5s).
 	Timeout time.Duration `yaml:"timeout"`
+}
+
+// selection is PCRs, parsed; check refuses what is none.
+func (t TPM) selection() quote.Selection {
+	sel, _ := quote.ParseSelection(t.PCRs) // the zero selection matches no quote
+	return sel
 }
 
 // IdentityProvider is an OpenID provider that users consent through.
@@ -293,6 +302,8 @@ func (c *Config) check() error {
 	p.unless(c.TPM.Path != "", "tpm.path", "missing")
 	_, err = quote.ParseSelection(c.TPM.PCRs)
 	p.unless(err == nil, "tpm.pcrs", "not a PCR selection like sha256:0,1,2")
+	_, err = quote.ParseAccepted(c.TPM.PCRValues, c.TPM.selection())
+	p.unless(err == nil, "tpm.pcr_values", fmt.Sprint(err))
 	c.checkProviders(&p)
 	p.unless(c.Audit.MaxSealAge > c.Audit.Heartbeat && c.Audit.Heartbeat >= c.Audit.SealInterval, "audit", "seal_interval ≤ heartbeat < max_seal_age")
 	p.unless(c.Audit.Heartbeat <= 5*time.Minute, "audit.heartbeat", "at most 5m: verifiers take ten minutes without a seal for a gap")

@@ -53,7 +53,7 @@ func serveLog(t *testing.T, entries int) *served {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	cfg := audit.Config{
-		Dir: filepath.Join(t.TempDir(), "log"), Origin: readersOrigin, Signer: key, Quoter: new(stillTPM), IndexKey: make([]byte, 32),
+		Dir: filepath.Join(t.TempDir(), "log"), Origin: readersOrigin, Signer: key, Quoter: new(stillTPM), PCRs: []int{0}, IndexKey: make([]byte, 32),
 		Now: time.Now, Log: slog.New(slog.DiscardHandler), SealInterval: time.Hour, CheckpointInterval: time.Millisecond,
 		Heartbeat: time.Hour, MaxSealAge: time.Hour, MinFree: 1, Ballast: 1 << 20,
 	}

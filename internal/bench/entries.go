@@ -65,7 +65,7 @@ func (b *bench) logRow(ctx context.Context, writers, ops int) (err error) {
 // openLog makes a log on a signer in software and a TPM that answers at once: the devices have rows of their own.
 func (b *bench) openLog(ctx context.Context, writers int) (*audit.Log, error) {
 	cfg := audit.Config{
-		Dir: filepath.Join(b.tmp, fmt.Sprint("log", writers)), Origin: "bench.signet.example/log", Signer: b.floors.key, Quoter: &instant{},
+		Dir: filepath.Join(b.tmp, fmt.Sprint("log", writers)), Origin: "bench.signet.example/log", Signer: b.floors.key, Quoter: &instant{}, PCRs: []int{0},
 		IndexKey: make([]byte, 32), Now: time.Now, Log: slog.New(slog.DiscardHandler), SealInterval: time.Second, MinFree: 256 << 20,
 	}
 	first, err := record.New(record.Envelope{Type: record.TypeCeremony, Time: time.Now(), Body: []byte(`{}`)}, nil, [32]byte{})

@@ -216,7 +216,7 @@ func realLog(t testing.TB) *audit.Log {
 		t.Fatal(err)
 	}
 	c := audit.Config{
-		Dir: filepath.Join(t.TempDir(), "log"), Origin: origin, Signer: key, Quoter: new(counter), IndexKey: make([]byte, 32), Now: time.Now,
+		Dir: filepath.Join(t.TempDir(), "log"), Origin: origin, Signer: key, Quoter: new(counter), PCRs: []int{0}, IndexKey: make([]byte, 32), Now: time.Now,
 		Log: slog.New(slog.DiscardHandler), SealInterval: time.Second, Heartbeat: time.Hour, MaxSealAge: time.Hour, Ballast: 1 << 20, MinFree: 1,
 	}
 	if err := audit.Create(t.Context(), c, []record.Entry{decision(t, 0)}); err != nil {
