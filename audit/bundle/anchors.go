@@ -26,7 +26,7 @@ type anchors struct {
 	ak             *quote.AK
 	nvName         []byte
 	pcrs           quote.Selection
-	values         map[string][]byte
+	accepted       quote.Accepted
 	issuing        []*x509.Certificate // by one of roots
 }
 
@@ -114,7 +114,7 @@ func anchorsFrom(p *pins, trust *Trust, t *tally) anchors {
 	}
 	a := anchors{
 		origin: trust.origin, domain: trust.domain, roots: trust.roots, audit: trust.audit, nvName: trust.nvName,
-		pcrs: trust.pcrs, values: trust.values,
+		pcrs: trust.pcrs, accepted: trust.accepted,
 	}
 	if p == nil {
 		t.fail(CheckTrust, place{}, "the evidence names no anchors to compare with the trust file")

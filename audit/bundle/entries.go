@@ -50,7 +50,8 @@ type fact struct {
 	alarm    *alarmFact
 	decision *decisionFact
 
-	unsigned tokenName // token_failed
+	unsigned tokenName          // token_failed
+	changed  *record.DeviceBody // device, about PCRs
 }
 
 // entries goes once through all chunks: a window of them in parallel, then what needs their order.
@@ -247,7 +248,9 @@ func factOf(env record.Envelope) (f fact, err error) {
 	case record.TypeDevice:
 		var body record.DeviceBody
 		body, err = record.DecodeBody[record.DeviceBody](env)
-		f.event = body.Event
+		if f.event = body.Event; aboutPCRs(body) {
+			f.changed = &body
+		}
 	case record.TypeIssueFailed, record.TypeIssueUnknown:
 		var body record.FailBody
 		body, err = record.DecodeBody[record.FailBody](env)

@@ -231,7 +231,7 @@ func tpmFamilies() []family {
 		}},
 		{"PCRs that the auditor does not accept", false, func(t *testing.T, s *scene) []expected {
 			file := s.w.trustFile()
-			file.PCRValues = map[string]string{"7": strings.Repeat("65", 32)}
+			file.PCRValues = map[string]bundle.PCRValues{"7": {strings.Repeat("65", 32), strings.Repeat("66", 32)}}
 			trust, err := file.Trust()
 			must(t, err)
 			s.opts.Trust = trust
@@ -239,6 +239,25 @@ func tpmFamilies() []family {
 		}},
 		{"missing PCRs", true, func(_ *testing.T, s *scene) []expected {
 			delete(s.m, "seals/2.pcrs")
+			return quote2
+		}},
+		{"PCRs changed without an entry", true, func(t *testing.T, s *scene) []expected {
+			w := newWorld(t, newSoftTPM(t))
+			w.seal()
+			w.reboots(t)
+			w.sealOver(t, 0xee)
+			w.recordSeal()
+			w.seal()
+			s.m = written(t, w)
+			return quote2
+		}},
+		{"PCRs changed within a boot", true, func(t *testing.T, s *scene) []expected {
+			w := newWorld(t, newSoftTPM(t))
+			w.seal()
+			w.sealOver(t, 0xee)
+			w.recordSeal()
+			w.seal()
+			s.m = written(t, w)
 			return quote2
 		}},
 		{"NV statement where a quote is due", true, func(_ *testing.T, s *scene) []expected {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unique"
 
 	"golang.org/x/sync/errgroup"
 
@@ -24,6 +25,7 @@ type sealInfo struct {
 	checkpoint.Seal
 	digest hash
 	ok     bool
+	pcrs   unique.Handle[string] // the quoted values, one after the other; the zero handle where no quote shows them
 }
 
 // jump is an interval that needs a device entry to be explained, and stays unproven even then.
@@ -33,6 +35,7 @@ type jump struct {
 	event    string
 	detail   string
 	moved    uint64 // how far the counter is from where it would be without a reset
+	back     bool   // the counter fell
 }
 
 // seals verifies every seal by itself, in parallel, then the chain.
@@ -132,16 +135,10 @@ func (a *anchors) quote(s *sealInfo, st quote.Statement) error {
 	}
 	q, err := a.ak.VerifyQuote(st, s.digest[:], a.pcrs)
 	if err != nil {
-		return err
+		return otherTPM(err)
 	}
-	for index, want := range a.values {
-		for pcr, have := range q.PCRs {
-			if fmt.Sprint(pcr) == index && string(have) != string(want) {
-				return fmt.Errorf("PCR %s is %x, the trust file demands %x", index, have, want)
-			}
-		}
-	}
-	return sameBoot(s, q.Clock)
+	s.pcrs = unique.Make(string(st.PCRs))
+	return errors.Join(a.accepted.Check(q.PCRs), sameBoot(s, q.Clock))
 }
 
 // counter checks the NV statement over a seal: signer, qualifying data, index, value and boot.
@@ -151,7 +148,7 @@ func (a *anchors) counter(s *sealInfo, st quote.Statement) error {
 	}
 	c, err := a.ak.VerifyCounter(st, s.digest[:], a.nvName)
 	if err != nil {
-		return err
+		return otherTPM(err)
 	}
 	if c.Value != s.Counter {
 		return fmt.Errorf("the TPM certified counter %d, the seal says %d", c.Value, s.Counter)
@@ -171,7 +168,7 @@ func (v *verifier) link(previous, s *sealInfo) {
 	where := at(s.Number, sealPath(s.Number, ".txt"))
 	if s.Number != previous.Number+1 {
 		v.tally.fail(CheckSealChain, at(previous.Number+1, sealPath(previous.Number+1, ".txt")),
-			"missing: seal %d is followed by seal %d", previous.Number, s.Number)
+			"missing: seal %d is followed by seal %d. %s", previous.Number, s.Number, meansSealLost)
 		return
 	}
 	var errs []error
@@ -196,16 +193,16 @@ func (v *verifier) order(previous, s *sealInfo) error {
 	gap := jump{seal: s.Number, from: previous.Size, to: s.Size}
 	switch {
 	case s.Reset < previous.Reset, s.Reset == previous.Reset && s.Restart < previous.Restart:
-		return fmt.Errorf("boot %d.%d comes after %d.%d", s.Reset, s.Restart, previous.Reset, previous.Restart)
+		return fmt.Errorf("boot %d.%d comes after %d.%d. %s", s.Reset, s.Restart, previous.Reset, previous.Restart, meansBack)
 	case s.Reset == previous.Reset && s.Counter == previous.Counter+1:
 		return nil
 	case s.Reset == previous.Reset && s.Counter <= previous.Counter:
-		return fmt.Errorf("counter %d comes after %d in one boot", s.Counter, previous.Counter)
+		return fmt.Errorf("counter %d comes after %d in one boot. %s", s.Counter, previous.Counter, meansBack)
 	case s.Reset == previous.Reset:
 		gap.event = eventGap
 		gap.detail = fmt.Sprintf("the counter went from %d to %d in one boot", previous.Counter, s.Counter)
 	default:
-		gap.event, gap.moved = eventReset, distance(s.Counter, previous.Counter+1)
+		gap.event, gap.moved, gap.back = eventReset, distance(s.Counter, previous.Counter+1), s.Counter < previous.Counter
 		gap.detail = fmt.Sprintf("the TPM was reset (%d to %d), the counter went from %d to %d",
 			previous.Reset, s.Reset, previous.Counter, s.Counter)
 	}
@@ -224,10 +221,10 @@ func (v *verifier) ends() {
 	first, last := v.sealed[0], v.sealed[len(v.sealed)-1]
 	if first.Number != sealOne && (v.opts.Range == nil || first.Size > v.from) {
 		v.tally.fail(CheckSealChain, at(first.Number-1, sealPath(first.Number-1, ".txt")),
-			"missing: the first seal here is %d", first.Number)
+			"missing: the first seal here is %d. %s", first.Number, meansSealLost)
 	}
 	if v.head != nil && (last.Size != v.head.Size || last.Root != v.head.Root) {
-		v.tally.fail(CheckSeal, at(last.Number, sealPath(last.Number, ".txt")), "the checkpoint is not the one of the last seal")
+		v.tally.fail(CheckSeal, at(last.Number, sealPath(last.Number, ".txt")), "the checkpoint is not the one of the last seal. %s", meansEndLost)
 	}
 }
 

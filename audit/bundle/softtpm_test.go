@@ -1,6 +1,7 @@
 package bundle_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
@@ -17,6 +18,7 @@ type softTPM struct {
 	count      uint64
 	reset      uint32
 	restart    uint32
+	pcr        byte // what each byte of PCR 4 is
 }
 
 // fixedTPM fixedParent sensitiveDataOrigin userWithAuth restricted sign
@@ -90,6 +92,7 @@ func (s *softTPM) attest(t testing.TB, kind uint16, digest [32]byte, body []byte
 
 func (s *softTPM) quote(t testing.TB, digest [32]byte) (q, sig, values []byte) {
 	values = make([]byte, 8*32)
+	copy(values[4*32:], bytes.Repeat([]byte{s.pcr}, 32))
 	summed := sha256.Sum256(values)
 	body := append([]byte{0, 0, 0, 1, 0, 0x0b, 3, 0xff, 0, 0}, append2B(nil, summed[:])...)
 	q, sig = s.attest(t, 0x8018, digest, body)

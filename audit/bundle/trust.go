@@ -21,17 +21,30 @@ import (
 // TrustFile is the auditor's statement of whose evidence to accept, a YAML (or JSON) document got by another way than the bundle. Every field but
 // PCRValues and WitnessPolicy is needed; unknown and repeated keys are refused.
 type TrustFile struct {
-	Format      string            `yaml:"format"`               // "signet/trust@v1"
-	Origin      string            `yaml:"origin"`               // the log's name, as in its checkpoints
-	TrustDomain string            `yaml:"trust_domain"`         // of the SPIFFE IDs
-	Roots       string            `yaml:"roots"`                // PEM certificates of the root CA
-	AuditKey    string            `yaml:"audit_key"`            // PEM public key (SPKI) that signs checkpoints, P-256
-	AKName      string            `yaml:"ak_name"`              // TPM name of the attestation key, hexadecimal
-	NVName      string            `yaml:"nv_name"`              // TPM name of the counter's index, hexadecimal
-	PCRs        string            `yaml:"pcrs"`                 // quoted registers, as "sha256:0,1,2,3,4,5,6,7"
-	PCRValues   map[string]string `yaml:"pcr_values,omitempty"` // register to value, hexadecimal: what each seal must state
+	Format      string               `yaml:"format"`               // "signet/trust@v1"
+	Origin      string               `yaml:"origin"`               // the log's name, as in its checkpoints
+	TrustDomain string               `yaml:"trust_domain"`         // of the SPIFFE IDs
+	Roots       string               `yaml:"roots"`                // PEM certificates of the root CA
+	AuditKey    string               `yaml:"audit_key"`            // PEM public key (SPKI) that signs checkpoints, P-256
+	AKName      string               `yaml:"ak_name"`              // TPM name of the attestation key, hexadecimal
+	NVName      string               `yaml:"nv_name"`              // TPM name of the counter's index, hexadecimal
+	PCRs        string               `yaml:"pcrs"`                 // quoted registers, as "sha256:0,1,2,3,4,5,6,7"
+	PCRValues   map[string]PCRValues `yaml:"pcr_values,omitempty"` // by register: what each seal must state
 	// WitnessPolicy is a C2SP tlog-policy: whose cosignatures the checkpoint must carry. Without it forks are not excluded.
 	WitnessPolicy string `yaml:"witness_policy,omitempty"`
+}
+
+// PCRValues are the values that the auditor accepts of a register, hexadecimal. In the file one may stand without a list around it.
+type PCRValues []string
+
+// UnmarshalYAML reads one value, or a list.
+func (p *PCRValues) UnmarshalYAML(unmarshal func(any) error) error {
+	var one string
+	if unmarshal(&one) == nil {
+		*p = PCRValues{one}
+		return nil
+	}
+	return unmarshal((*[]string)(p))
 }
 
 // TrustFormat is the value of the format field.
@@ -53,7 +66,7 @@ type Trust struct {
 	audit          *ecdsa.PublicKey
 	akName, nvName []byte
 	pcrs           quote.Selection
-	values         map[string][]byte
+	accepted       quote.Accepted
 	witnesses      *witness.Policy // nil: none is demanded
 }
 
@@ -107,7 +120,7 @@ func (f TrustFile) Trust() (*Trust, error) {
 	field("nv_name", err)
 	t.pcrs, err = quote.ParseSelection(f.PCRs)
 	field("pcrs", err)
-	t.values, err = parseValues(f.PCRValues, t.pcrs)
+	t.accepted, err = acceptedOf(f.PCRValues, t.pcrs)
 	field("pcr_values", err)
 	if f.WitnessPolicy != "" {
 		t.witnesses, err = witness.ParsePolicy([]byte(f.WitnessPolicy))
@@ -140,27 +153,12 @@ func parseName(text string) ([]byte, error) {
 	return raw, nil
 }
 
-func parseValues(values map[string]string, sel quote.Selection) (map[string][]byte, error) {
-	out := make(map[string][]byte, len(values))
-	for index, text := range values {
-		one, err := quote.ParseSelection("sha256:" + index)
-		if err != nil {
-			return nil, err
-		}
-		raw, err := hex.DecodeString(text)
-		if err != nil || len(raw) != sha256.Size {
-			return nil, fmt.Errorf("%s: not %d hexadecimal digits", index, 2*sha256.Size)
-		}
-		quoted := false
-		for _, pcr := range sel.PCRs() {
-			quoted = quoted || pcr == one.PCRs()[0]
-		}
-		if !quoted {
-			return nil, fmt.Errorf("%s: not among pcrs", index)
-		}
-		out[index] = raw
+func acceptedOf(values map[string]PCRValues, sel quote.Selection) (quote.Accepted, error) {
+	lists := make(map[string][]string, len(values))
+	for index, list := range values {
+		lists[index] = list
 	}
-	return out, nil
+	return quote.ParseAccepted(lists, sel)
 }
 
 // parseCertificates reads one to maxIssuers PEM certificates and nothing else.

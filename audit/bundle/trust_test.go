@@ -11,7 +11,7 @@ func TestTrustFile(t *testing.T) {
 	w, _ := goodWorld(t, newSoftTPM(t))
 	m := written(t, w)
 	file := w.trustFile()
-	file.PCRValues = map[string]string{"7": strings.Repeat("00", 32)}
+	file.PCRValues = map[string]bundle.PCRValues{"7": {strings.Repeat("00", 32)}}
 	text, err := file.Marshal()
 	must(t, err)
 	trust, err := bundle.ParseTrust(text)
@@ -33,7 +33,7 @@ func TestTrustFile(t *testing.T) {
 		"AK":           {func(f *bundle.TrustFile) { f.AKName = other.AKName }, bundle.CheckQuote},
 		"NV index":     {func(f *bundle.TrustFile) { f.NVName = other.AKName }, bundle.CheckCounter},
 		"PCRs":         {func(f *bundle.TrustFile) { f.PCRs = "sha256:0,7" }, bundle.CheckQuote},
-		"PCR value":    {func(f *bundle.TrustFile) { f.PCRValues = map[string]string{"7": strings.Repeat("11", 32)} }, bundle.CheckQuote},
+		"PCR value":    {func(f *bundle.TrustFile) { f.PCRValues = map[string]bundle.PCRValues{"7": {strings.Repeat("11", 32)}} }, bundle.CheckQuote},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := w.trustFile()

@@ -83,6 +83,7 @@ type verifier struct {
 	agents  map[string]hash     // the first key of an agent
 	signed  map[hash]uint64     // the issue entry of a delegation, by its hash
 	devices map[string][]uint64 // device entries by event, ascending
+	changes map[uint64][]change // of PCRs, by seal
 	grants  map[string]*grantFact
 	tokens  map[enrolled]enrolFact
 	serials map[unique.Handle[string]]*certified            // agents' certificates, by their first issue entry
@@ -115,7 +116,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
 	v.tokens, v.serials, v.shown = map[enrolled]enrolFact{}, map[unique.Handle[string]]*certified{}, map[hash]*certified{}
 	v.renews, v.revoked, v.alarmed = map[unique.Handle[string]]unique.Handle[string]{}, map[revocable]ending{}, map[revocable]uint64{}
-	v.accessTokens = map[tokenName]struct{}{}
+	v.accessTokens, v.changes = map[tokenName]struct{}{}, map[uint64][]change{}
 	if err := v.files.manifest(ctx, v.tally, v.opts.Parallel); err != nil {
 		return err
 	}
@@ -136,6 +137,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 		return err
 	}
 	v.explain()
+	v.measured()
 	v.unseen()
 	v.recorded()
 	v.evidence()
@@ -216,6 +218,9 @@ func (v *verifier) note(f *fact) {
 		v.notes = append(v.notes, sealNote{index: f.index, SealBody: f.seal})
 	case record.TypeDevice:
 		v.devices[f.event] = append(v.devices[f.event], f.index)
+		if f.changed != nil {
+			v.changes[f.changed.Seal] = append(v.changes[f.changed.Seal], change{index: f.index, DeviceBody: *f.changed})
+		}
 	case record.TypeIssueFailed, record.TypeIssueUnknown:
 		v.failed[f.failed] = f.index
 	case record.TypeIssue:
@@ -256,11 +261,11 @@ func (v *verifier) explain() {
 		case len(noted) == 0 && (j.from < v.from || j.to > v.to):
 			v.tally.unsure(CheckBoot, where, "%s: the entries around it are not part of the range", j.detail)
 		case len(noted) == 0:
-			v.tally.fail(CheckBoot, where, "%s: no %s entry among %d to %d records it", j.detail, j.event, j.from, j.to)
+			v.tally.fail(CheckBoot, where, "%s: no %s entry among %d to %d records it. %s", j.detail, j.event, j.from, j.to, j.unrecorded())
 		case j.event == eventReset && j.moved > orderlyCount*uint64(len(noted)):
-			v.tally.fail(CheckBoot, where, "%s: more than %d power losses can explain", j.detail, len(noted))
+			v.tally.fail(CheckBoot, where, "%s: more than %d power losses can explain. %s", j.detail, len(noted), j.tooFar())
 		default:
-			v.tally.unsure(CheckBoot, where, "%s: completeness unproven since the seal before; recorded by entry %d", j.detail, noted[0])
+			v.tally.unsure(CheckBoot, where, "%s: completeness unproven since the seal before; recorded by entry %d. %s", j.detail, noted[0], j.recorded())
 		}
 	}
 	if len(v.sealed) > 0 {

@@ -3,7 +3,7 @@
 signet-verify. Usage: verify.py BUNDLE... (directories or tar archives). Python 3.11 with its standard library, and openssl for signatures.
 It checks the core: files, manifest, entries, payloads, tree, checkpoint, seals, the TPM's statements, the keys that entry 0 pins, and that each
 certificate has its entry. It leaves to signet-verify: trust file, parts of a log, tiles above level 0, paths of certificates, delegation, consent,
-policy, revocation, what was erased (it calls that absent), the EK. The keys are the bundle's own: compare what the last line says with what you know.
+policy, revocation, what was erased (it calls that absent), entries about PCRs that did not change, the EK. The keys are the bundle's own: compare what the last line says with what you know.
 
 Prints "check index file: text" for each failure ("-" where there is none; below seals/ the index is the seal's number), the same behind
 "unproven" for what the bundle does not show, and the verdict. Exit status: 0 valid, 1 invalid, 2 unreadable or wrong usage."""
@@ -15,8 +15,7 @@ LAYOUT = [(re.compile(pattern), limit) for pattern, limit in [  # bundle.md, Fil
     (rf"certs/(issued/|issuing-){NUM}\.pem|seals/{NUM}\.(txt|quote|quote\.sig|pcrs|nv|nv\.sig)", 256 << 10), (r"MANIFEST\.sha256", 1 << 30),
     (rf"log/tile/[0-9]{{1,2}}/(x[0-9]{{3}}/){{0,5}}[0-9]{{3}}(\.p/{NUM})?", 8 << 10), (rf"entries/{NUM}\.jsonl", 16 << 20), (r"eventlog", 16 << 20),
     (rf"payloads/{NUM}\.jsonl", 88 << 20), (rf"delegators/{NUM}\.jsonl", 5 << 20), (r"policy/[0-9a-f]{64}\.tar\.gz", 64 << 20)]]
-TYPES = set("ceremony grant task issue issue_failed issue_unknown token token_failed deny decision revoke redact admin policy device seal prune "
-            "malformed enrollment alarm".split())
+TYPES = set("ceremony grant task issue issue_failed issue_unknown token token_failed deny decision revoke redact admin policy device seal prune malformed enrollment alarm".split())
 KEYS = set("v type time code task grant agent parent orchestrator service operator user policy payload_hash body".split())
 SEAL = re.compile(rf"signet/seal@v1\n(\S+)\n({NUM})\n(.{{44}})\n({NUM})\n([0-9a-f]{{64}})\n({NUM})\n({NUM})\.({NUM})\n(.{{20}})\n")
 PAYLOAD = re.compile(f'{{"index":({NUM}),"salt":"([A-Za-z0-9+/=]*)","payload":"([A-Za-z0-9+/=]*)"}}')
@@ -25,7 +24,6 @@ AREA = re.compile(rb"\x00\x23\x00\x0b(.{4})(?:\x00\x00|\x00\x20.{32})\x00\x10\x0
                   rb"\x00[\x1e-\x20](.{30,32})\x00[\x1e-\x20](.{30,32})", re.S)  # some TPMs leave out zeros in front
 P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")  # an SPKI, up to the coordinates
 Seal = collections.namedtuple("Seal", "number size root previous digest counter boot time path")
-
 def need(holds, text):
     if not holds:
         raise ValueError(text)
@@ -68,11 +66,8 @@ def ak_key(area):  # the SPKI of an attestation key, from its public area
     need(int.from_bytes(match[1], "big") & 0xf0032 == 0x50032, "not restricted to what its TPM made, or it can leave the TPM")
     return P256 + match[2].rjust(32, b"\0") + match[3].rjust(32, b"\0")
 def tile_path(index, width):
-    name, index = "%03d" % (index % 1000), index // 1000
-    while index:
-        name, index = "x%03d/%s" % (index % 1000, name), index // 1000
-    return f"log/tile/0/{name}" + (f".p/{width}" if width < 256 else "")
-
+    groups = [group.zfill(3) for group in f"{index:,}".split(",")]
+    return "log/tile/0/" + "".join(f"x{group}/" for group in groups[:-1]) + groups[-1] + (f".p/{width}" if width < 256 else "")
 class Tree:  # RFC 6962 over leaves that come in order; keeps the roots at some sizes
     def __init__(self, sizes): self.sizes, self.size, self.stack, self.roots = set(sizes), 0, [], {}
     def append(self, leaf):
@@ -82,7 +77,6 @@ class Tree:  # RFC 6962 over leaves that come in order; keeps the roots at some 
         self.stack.append(leaf)
         if self.size in self.sizes:
             self.roots[self.size] = functools.reduce(lambda right, left: sha256(b"\1" + left + right), reversed(self.stack))
-
 class Files:  # of a directory or a tar archive: the regular ones at their places and within their bounds. Nothing is extracted, no link followed
     def __init__(self, source):
         self.source, self.sizes, self.offsets = source, {}, {}
@@ -115,14 +109,12 @@ class Files:  # of a directory or a tar archive: the regular ones at their place
         lines = (data := self.read(path)).split(b"\n")
         need(lines.pop() == b"" and b"" not in lines and 0 < len(lines) <= most and b"\r" not in data, "not lines that each end in one LF")
         return lines
-
 class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failure of its check, and the next steps still run
     def __init__(self, path):
-        self.failed, self.unproven, self.seals, self.jumps, self.kept, self.body, self.size, self.latest = [], [], [], [], [], {}, 0, 0
+        self.failed, self.unproven, self.seals, self.jumps, self.kept, self.body, self.values, self.size, self.latest = [], [], [], [], [], {}, {}, 0, 0
         self.origin = self.audit = self.ak = self.root = None
         super().__init__(path)
-        for check, index, path, function in (
-                ("manifest", "-", "MANIFEST.sha256", self.manifest), ("ceremony", 0, "entries/0.jsonl", self.ceremony),
+        for check, index, path, function in (("manifest", "-", "MANIFEST.sha256", self.manifest), ("ceremony", 0, "entries/0.jsonl", self.ceremony),
                 ("checkpoint", "-", "log/checkpoint", self.checkpoint), ("seal_chain", "-", "seals", self.chain),
                 ("entry", "-", "entries", self.entries), ("certificate", "-", "certs", self.recorded)):
             self.step(check, index, path, function)
@@ -162,7 +154,7 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
             if seal := self.step("seal", n, f"seals/{n}.txt", self.seal, n, f"seals/{n}.txt"):
                 self.seals.append(seal)
                 for check, path, kind in (("quote", f"seals/{n}.quote", b"\x80\x18"), ("counter", f"seals/{n}.nv", b"\x80\x14")):
-                    self.step(check, n, path, self.statement, seal, path, kind, getattr(self, check))
+                    self.step(check, n, path, self.statement, seal, path, kind, getattr(self, check)) or self.values.pop(n if check == "quote" else 0, None)
         need(self.seals, "there is no seal")
         for before, seal in zip([None] + self.seals, self.seals):
             self.step("seal_chain", seal.number, seal.path, self.link, before or seal._replace(number=0, counter=seal.counter - 1), seal)
@@ -178,11 +170,12 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
         need(data[42:76] == b"\0\x20" + seal.digest, "not about this seal")
         need(struct.unpack(">II", data[84:92]) == seal.boot and data[92] <= 1, "of another boot than the seal says")
         rest(seal, data[101:])
-        need(signed(self.ak, data, self.read(path + ".sig")), "not signed by the AK")
+        return signed(self.ak, data, self.read(path + ".sig")) or need(False, "not signed by the AK")
     def quote(self, seal, data):
         match, values = QUOTED.fullmatch(data), self.read(f"seals/{seal.number}.pcrs")
         need(match and int.from_bytes(match[1], "little") == sum(1 << pcr for pcr in self.pcrs), "not over the PCRs of entry 0")
         need(match[2] == sha256(values) and len(values) == 32 * len(self.pcrs), "not over these values")
+        self.values[seal.number] = values
     def counter(self, seal, data):
         need(data == b"\0\x22" + self.nv_name + b"\0\0\0\x08" + struct.pack(">Q", seal.counter), "another index, or not the counter of the seal")
     def link(self, before, seal):
@@ -192,8 +185,7 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
         need(seal.previous == before.digest.hex() or seal.number == 1, "does not cite the seal before it")
         need(seal.size >= before.size and seal.time >= before.time and seal.boot >= before.boot, "size, time or boot went back")
         need(reset or moved >= 0, "the counter did not rise")
-        if seal.time - before.time > SILENCE:
-            self.unproven.append(("time", seal.number, seal.path, "no heartbeat before it"))
+        if seal.time - before.time > SILENCE: self.unproven.append(("time", seal.number, seal.path, "no heartbeat before it"))
         if reset or moved:
             self.jumps.append((before.size, seal, "tpm_reset" if reset else "counter_gap", abs(moved)))
     def entries(self):
@@ -229,8 +221,7 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
             place += 1
         for i in [i for i, leaf in enumerate(leaves) if lines and not leaf] + [len(tile)] * (len(lines) > len(tile)):
             self.fail("entry", first + i, path, "a line is missing, or one too many")
-        for index in payloads:
-            self.fail("payload", index, payload, "no entry commits to it")
+        for index in payloads: self.fail("payload", index, payload, "no entry commits to it")
         return leaves
     def payloads(self, path):
         found = {}
@@ -254,6 +245,12 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
         at = bisect.bisect_right(self.seals, index, key=lambda seal: seal.size)  # the first seal that covers the entry
         floor, self.latest = max([self.latest] + [seal.time for seal in self.seals[:at][-1:]]), max(self.latest, when)
         need(floor - CLOCK <= when and all(when <= seal.time + CLOCK for seal in self.seals[at:at + 1]), "out of order, or not between its seals")
+    def change(self, before, seal):  # what the appliance's entry says of a change of PCRs between two seals
+        values = [[self.values[s.number][i:i + 32].hex() for i in range(0, 32 * len(self.pcrs), 32)] for s in (before, seal)]
+        pcrs = [{"pcr": pcr, "before": was, "after": now} for pcr, was, now in zip(sorted(self.pcrs), *values) if was != now]
+        body = {"event": "pcrs_changed" + "_in_boot" * (before.boot == seal.boot), "seal": seal.number, "pcrs": pcrs}
+        for key, s in (("expected", before), ("found", seal)): body[key] = {"reset": s.boot[0], "restart": s.boot[1], "counter": s.counter}
+        return json.dumps(body, sort_keys=True)
     def recorded(self):
         seals, issues, unsigned = {seal.number: (seal.digest.hex(), seal.size) for seal in self.seals}, {}, {}
         for kind, index, body in self.kept:
@@ -269,6 +266,11 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
             noted = sum(start <= index < seal.size and body.get("event") == event for kind, index, body in self.kept if kind == "device")
             fine = noted and (event == "counter_gap" or moved <= ORDERLY * noted)
             (self.unproven if fine else self.failed).append(("boot", seal.number, seal.path, f"{event}, recorded by {noted} entries"))
+        told = {json.dumps(body, sort_keys=True): index for kind, index, body in self.kept if kind == "device"}
+        for before, seal, after in zip(self.seals, self.seals[1:], self.seals[2:] + self.seals[-1:]):
+            if self.values.get(before.number, now := self.values.get(seal.number)) != now and now and seal.number == before.number + 1:
+                fine = seal.size <= told.get(self.change(before, seal), -1) < after.size or seal.size == self.size  # behind which nothing is here
+                (self.unproven if fine else self.failed).append(("quote", seal.number, f"seals/{seal.number}.quote", "PCRs changed since the seal before"))
         for check, path, pin in (("certificate", "root.pem", unbase64(self.body["root"])), ("certificate", "audit.pem", self.audit),
                                  ("ak", "ak.pem", self.ak), ("ak", "ak-cert.pem", self.ak)):
             self.step(check, "-", "certs/" + path, lambda: need(pin in pem(self.read("certs/" + path)), "not that of entry 0"))
@@ -278,9 +280,8 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
         for index in [int(match[1]) for path in self.sizes if (match := re.match("certs/issued/([0-9]+)", path))]:
             path, digest = f"certs/issued/{index}.pem", issues.pop(index, None)
             self.step("certificate", index, path, lambda: need(tbs_hash(pem(self.read(path))) == digest, "no issue entry has its TBSCertificate"))
-        for index, digest in issues.items():
-            if unsigned.get(digest, 0) < index:
-                self.unproven.append(("certificate", index, f"certs/issued/{index}.pem", "absent, and no entry says that it was not issued"))
+        self.unproven += [("certificate", index, f"certs/issued/{index}.pem", "absent, and no entry says that it was not issued")
+                          for index, digest in issues.items() if unsigned.get(digest, 0) < index]
 def main(paths, worst=0):
     if not paths or not shutil.which("openssl"):
         return print("usage: verify.py BUNDLE..., with openssl in PATH") or 2
@@ -294,6 +295,5 @@ def main(paths, worst=0):
             lines, worst = [f"unreadable {path}: {error}"], 2
         print("\n".join(line[:600].encode("unicode_escape").decode() for line in lines), flush=True)
     return int(worst)
-
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
