@@ -68,7 +68,7 @@ func within(t testing.TB, d time.Duration, what string, wrong func() error) {
 
 // install names the package of a program.
 var install = map[string]string{
-	"openssl": "openssl", "pkcs11-tool": "opensc", "tpm2_checkquote": "tpm2-tools", "xxd": "xxd", "sha256sum": "coreutils",
+	"openssl": "openssl", "pkcs11-tool": "opensc", "tpm2_checkquote": "tpm2-tools", "tpm2_clear": "tpm2-tools", "xxd": "xxd", "sha256sum": "coreutils",
 	"nginx": "nginx-light", "curl": "curl", "certtool": "gnutls-bin", "gnutls-cli": "gnutls-bin",
 }
 

@@ -19,7 +19,8 @@ const counterSize = 8
 //
 // Definition takes the owner's authorisation; reading, incrementing and certifying take the index's own, which is empty. An
 // attacker who can talk to the TPM can therefore increment it, which leaves a gap that every verifier sees, but nobody can set it
-// back, not even by deleting it: the next counter of a TPM starts above every value that any earlier one had.
+// back by deleting it: the next counter of a TPM starts above every value that any earlier one had. TPM2_Clear is the exception, see
+// Info.ClearDisabled.
 func (d *Device) CreateCounter(ctx context.Context) error {
 	return d.do(ctx, "create counter", func(c *conn) error {
 		if err := d.defineCounter(c); err != nil {

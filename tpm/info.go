@@ -17,6 +17,9 @@ type Info struct {
 	Firmware     uint64
 	// OrderlyCount is the greatest amount by which an orderly counter can differ from the truth after a power loss.
 	OrderlyCount uint32
+	// ClearDisabled is true where TPM2_ClearControl keeps TPM2_Clear from everybody but the firmware. A clear begins the counter
+	// anew, under the same name, beside the same AK.
+	ClearDisabled bool
 	// Simulated is true for software and virtual TPMs, whose state can be copied back: development only.
 	Simulated bool
 }
@@ -58,19 +61,13 @@ func (d *Device) Check(ctx context.Context) error {
 }
 
 func readInfo(c *conn) (Info, error) {
-	rsp, err := tpm2.GetCapability{
-		Capability: tpm2.TPMCapTPMProperties, Property: uint32(tpm2.TPMPTFamilyIndicator), PropertyCount: maxHandles,
-	}.Execute(c)
+	values, err := readProperties(c, tpm2.TPMPTFamilyIndicator, maxHandles)
 	if err != nil {
 		return Info{}, err
 	}
-	list, err := rsp.CapabilityData.Data.TPMProperties()
+	permanent, err := readProperties(c, tpm2.TPMPTPermanent, 1)
 	if err != nil {
 		return Info{}, err
-	}
-	values := make(map[tpm2.TPMPT]uint32, len(list.TPMProperty))
-	for _, p := range list.TPMProperty {
-		values[p.Property] = p.Value
 	}
 	if _, found := values[tpm2.TPMPTManufacturer]; !found {
 		return Info{}, fmt.Errorf("%w: no manufacturer among %d properties", ErrRefused, len(values))
@@ -79,11 +76,31 @@ func readInfo(c *conn) (Info, error) {
 		Manufacturer: text(values[tpm2.TPMPTManufacturer]),
 		Vendor: text(values[tpm2.TPMPTVendorString1], values[tpm2.TPMPTVendorString2],
 			values[tpm2.TPMPTVendorString3], values[tpm2.TPMPTVendorString4]),
-		Firmware:     uint64(values[tpm2.TPMPTFirmwareVersion1])<<32 | uint64(values[tpm2.TPMPTFirmwareVersion2]),
-		OrderlyCount: values[tpm2.TPMPTOrderlyCount],
+		Firmware:      uint64(values[tpm2.TPMPTFirmwareVersion1])<<32 | uint64(values[tpm2.TPMPTFirmwareVersion2]),
+		OrderlyCount:  values[tpm2.TPMPTOrderlyCount],
+		ClearDisabled: permanent[tpm2.TPMPTPermanent]&disableClear != 0,
 	}
 	info.Simulated = isSimulated(info)
 	return info, nil
+}
+
+// disableClear is a bit of TPMA_PERMANENT (Part 2, 8.6).
+const disableClear = 1 << 8
+
+func readProperties(c *conn, first tpm2.TPMPT, count uint32) (map[tpm2.TPMPT]uint32, error) {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(first), PropertyCount: count}.Execute(c)
+	if err != nil {
+		return nil, err
+	}
+	list, err := rsp.CapabilityData.Data.TPMProperties()
+	if err != nil {
+		return nil, err
+	}
+	values := make(map[tpm2.TPMPT]uint32, len(list.TPMProperty))
+	for _, p := range list.TPMProperty {
+		values[p.Property] = p.Value
+	}
+	return values, nil
 }
 
 // isSimulated knows libtpms (swtpm, QEMU), the reference simulator, and the virtual TPMs of hypervisors and clouds. It cannot

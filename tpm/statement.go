@@ -3,6 +3,7 @@ package tpm
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -34,6 +35,22 @@ func (d *Device) Quote(ctx context.Context, qualifying [32]byte) (quote.Statemen
 		}
 		return quote.Statement{}, fmt.Errorf("%w: %w", ErrRefused, err)
 	})
+}
+
+// PCRs reads the values of Config.PCRs, by index. Nobody signs them: they steer the appliance, and prove nothing to others.
+func (d *Device) PCRs(ctx context.Context) (map[int][]byte, error) {
+	values := make(map[int][]byte, d.config.PCRs.Len())
+	err := d.do(ctx, "read PCRs", func(c *conn) error {
+		raw, err := readPCRs(c, d.config.PCRs)
+		if err != nil {
+			return err
+		}
+		for i, pcr := range d.config.PCRs.PCRs() {
+			values[pcr] = raw[i*sha256.Size : (i+1)*sha256.Size]
+		}
+		return nil
+	})
+	return values, err
 }
 
 // CertifyCounter makes a TPM2_NV_Certify of the counter and verifies it.

@@ -93,7 +93,7 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 	if err != nil {
 		return err
 	}
-	if err := checkCeremony(ctx, a.log, t); err != nil {
+	if err := a.cfg.checkCeremony(ctx, a.log, t, a.devices.binding); err != nil {
 		return err
 	}
 	certifier, err := a.cfg.newCertifier(ctx, t, a.devices.issuing, o.Now)

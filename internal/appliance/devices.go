@@ -18,6 +18,7 @@ type devices struct {
 	issuing *hsm.Token
 	audit   *hsm.Token
 	tpm     *tpm.Device
+	binding quote.Binding // what the ceremony knew of the TPM
 }
 
 func (c *Config) openToken(ctx context.Context, t Token, log *slog.Logger) (*hsm.Token, error) {
@@ -30,12 +31,12 @@ func (c *Config) openToken(ctx context.Context, t Token, log *slog.Logger) (*hsm
 	return tok, nil
 }
 
-func (c *Config) openTPM(ctx context.Context, log *slog.Logger) (*tpm.Device, error) {
-	sel, err := quote.ParseSelection(c.TPM.PCRs)
-	if err != nil {
-		return nil, fmt.Errorf("tpm.pcrs: %w", err)
-	}
-	dev, err := tpm.Open(ctx, tpm.Config{Path: c.TPM.Path, Timeout: c.TPM.Timeout, PCRs: sel}, log.With(slog.String("device", "tpm")))
+// openTPM takes the names that the ceremony gave to the attestation key and the counter: others are refused. Before the ceremony
+// there are none.
+func (c *Config) openTPM(ctx context.Context, ceremony quote.Binding, log *slog.Logger) (*tpm.Device, error) {
+	dev, err := tpm.Open(ctx, tpm.Config{
+		Path: c.TPM.Path, Timeout: c.TPM.Timeout, PCRs: c.TPM.selection(), AKName: ceremony.AKName, CounterName: ceremony.NVName,
+	}, log.With(slog.String("device", "tpm")))
 	if err != nil {
 		return nil, fmt.Errorf("tpm %s: %w", c.TPM.Path, err)
 	}
@@ -55,19 +56,19 @@ func (c *Config) openDevices(ctx context.Context, log *slog.Logger) (d devices, 
 	if d.audit, err = c.openToken(ctx, c.Tokens.Audit, log); err != nil {
 		return d, err
 	}
-	if d.tpm, err = c.openTPM(ctx, log); err != nil {
+	if d.binding, err = c.readBinding(); err != nil {
 		return d, err
 	}
-	return d, errors.Join(c.checkTPM(ctx, d.tpm), c.checkToken(ctx, d.issuing), c.checkToken(ctx, d.audit))
+	if d.tpm, err = c.openTPM(ctx, d.binding, log); err != nil {
+		return d, err
+	}
+	return d, errors.Join(c.checkTPM(ctx, d.tpm, d.binding), c.checkToken(ctx, d.issuing), c.checkToken(ctx, d.audit))
 }
 
-// checkTPM pins the attestation key and the counter, and refuses a simulated TPM outside development.
-func (c *Config) checkTPM(ctx context.Context, dev *tpm.Device) error {
-	if _, err := dev.LoadAK(ctx); err != nil {
-		return fmt.Errorf("tpm: %w", err)
-	}
-	if _, err := dev.LoadCounter(ctx); err != nil {
-		return fmt.Errorf("tpm: %w", err)
+// checkTPM asks for the attestation key and the counter of the ceremony, and refuses a simulated TPM outside development.
+func (c *Config) checkTPM(ctx context.Context, dev *tpm.Device, ceremony quote.Binding) error {
+	if err := dev.Check(ctx); err != nil {
+		return whatHappened(ctx, dev, ceremony, err)
 	}
 	if !c.Development && dev.Simulated(ctx) {
 		return errors.New("tpm: this is a software or virtual TPM, which protects nothing; it is allowed with development: true only")

@@ -10,6 +10,7 @@ import (
 
 	firmwarenotes "github.com/signet-pki/signet/firmware-notes"
 	"github.com/signet-pki/signet/internal/durable"
+	"github.com/signet-pki/signet/tpm"
 )
 
 // ErrUnwell means that a check of the doctor failed; the lines say which.
@@ -72,7 +73,11 @@ func (c *Config) examineToken(ctx context.Context, what string, t Token, log *sl
 }
 
 func (c *Config) examineTPM(ctx context.Context, log *slog.Logger) []finding {
-	dev, err := c.openTPM(ctx, log)
+	binding, err := c.readBinding()
+	if err != nil {
+		return []finding{{what: "tpm", err: err}}
+	}
+	dev, err := c.openTPM(ctx, binding, log)
 	if err != nil {
 		return []finding{{what: "tpm", err: err}}
 	}
@@ -85,7 +90,9 @@ func (c *Config) examineTPM(ctx context.Context, log *slog.Logger) []finding {
 	firmware := fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xffff, v>>16&0xffff, v&0xffff)
 	out := []finding{
 		{what: "tpm", note: fmt.Sprintf("%s %s, firmware %s", info.Manufacturer, info.Vendor, firmware)},
-		{what: "tpm keys", note: "attestation key and counter are there", err: c.checkTPM(ctx, dev)},
+		{what: "tpm keys", note: "attestation key and counter are there", err: c.checkTPM(ctx, dev, binding)},
+		{what: "tpm clear", note: clearNote(info)},
+		{what: "tpm pcrs", note: "tpm.pcr_values accepts them, or names none", err: c.TPM.checkPCRs(ctx, dev)},
 	}
 	ek, err := dev.EK(ctx)
 	f := finding{what: "tpm identity", err: err, note: "endorsement key with a certificate"}
@@ -93,6 +100,14 @@ func (c *Config) examineTPM(ctx context.Context, log *slog.Logger) []finding {
 		f.note = "endorsement key without a certificate: nobody vouches for this TPM"
 	}
 	return append(append(out, f), advisories("tpm", info.Manufacturer, firmware)...)
+}
+
+// clearNote is for people to weigh: the firmware can clear a TPM in any case.
+func clearNote(info tpm.Info) string {
+	if info.ClearDisabled {
+		return "only the firmware can clear it"
+	}
+	return "whoever may use it can clear it, which begins its counter anew: tpm2_clearcontrol -C l s"
 }
 
 // advisories lists what is known about a firmware. It is for people to weigh, and fails nothing.

@@ -88,7 +88,7 @@ func (c *Config) openCeremony(ctx context.Context, log *slog.Logger) (k *ceremon
 			return k, err
 		}
 	}
-	k.tpm, err = c.openTPM(ctx, log)
+	k.tpm, err = c.openTPM(ctx, quote.Binding{}, log)
 	return k, err
 }
 

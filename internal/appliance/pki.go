@@ -3,6 +3,7 @@ package appliance
 import (
 	"context"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/signet-pki/signet/ca/lint"
 	"github.com/signet-pki/signet/delegation/chain"
 	"github.com/signet-pki/signet/hsm"
+	"github.com/signet-pki/signet/tpm/quote"
 )
 
 // maxCAs bounds how many pre-signed CAs of a kind are looked for.
@@ -113,7 +115,7 @@ func (c *Config) newIssuer(ctx context.Context, cert, root *x509.Certificate, to
 }
 
 // checkCeremony compares the certificates on disk with those that leaf 0 pins: a swapped root would decide who is who.
-func checkCeremony(ctx context.Context, log *audit.Log, t trust) error {
+func (c *Config) checkCeremony(ctx context.Context, log *audit.Log, t trust, tpm quote.Binding) error {
 	first, err := log.Read(ctx, 0)
 	if err != nil {
 		return fmt.Errorf("leaf 0: %w", err)
@@ -131,6 +133,12 @@ func checkCeremony(ctx context.Context, log *audit.Log, t trust) error {
 	}
 	if b64(t.jwt.RawSubjectPublicKeyInfo) != pinned.JWTKey {
 		return errors.New("pki: jwt.pem is not for the JWT key of the ceremony that began this log")
+	}
+	if hex.EncodeToString(tpm.AKName) != pinned.AKName || hex.EncodeToString(tpm.NVName) != pinned.NVName {
+		return fmt.Errorf("pki: %s is not about the TPM of the ceremony that began this log", bindingFile)
+	}
+	if sel, err := quote.ParseSelection(pinned.PCRs); err != nil || sel != c.TPM.selection() {
+		return fmt.Errorf("tpm.pcrs: the ceremony that began this log chose %s, for good", pinned.PCRs)
 	}
 	known := slices.Concat(pinned.AgentCAs, pinned.ServiceCAs)
 	for _, c := range slices.Concat(t.agents, t.services) {

@@ -18,7 +18,7 @@ func (a *Appliance) probes(c *certifier, now func() time.Time) []probe {
 	out := []probe{
 		{name: "hsm_issuing", check: a.devices.issuing.Check},
 		{name: "hsm_audit", check: a.devices.audit.Check},
-		{name: "tpm", check: a.devices.tpm.Check},
+		{name: "tpm", check: (&tpmProbe{dev: a.devices.tpm, ceremony: a.devices.binding}).check},
 		{name: "log", check: a.checkLog},
 		{name: "seal", check: a.checkSeal},
 		{name: "policy", check: a.checkPolicy},
@@ -26,6 +26,9 @@ func (a *Appliance) probes(c *certifier, now func() time.Time) []probe {
 		{name: "issuing_ca_stock", warn: true, check: func(context.Context) error { return checkStock(c, now()) }},
 		{name: "siem", warn: true, check: a.senders.check},
 		{name: "development", warn: true, check: a.checkDevelopment},
+	}
+	if len(a.cfg.TPM.PCRValues) > 0 {
+		out = append(out, probe{name: "pcrs", check: func(ctx context.Context) error { return a.cfg.TPM.checkPCRs(ctx, a.devices.tpm) }})
 	}
 	// What follows is made after the probes, and before the first of them runs.
 	if a.cfg.Witnesses != nil {

@@ -1,5 +1,5 @@
 // Package swtpm gives a test its own software TPM, freshly manufactured with EK certificates, that can be killed, restarted,
-// slowed down to the pace of a real chip, hung, and made to lie. It refuses nothing and skips nothing: a missing swtpm fails the
+// slowed down to the pace of a real chip, hung, put back to an older state, and made to lie. It refuses nothing and skips nothing: a missing swtpm fails the
 // test. All methods are safe for concurrent use, but Kill, Stop and Restart fail the test and so belong on its own goroutine.
 package swtpm
 
@@ -86,6 +86,24 @@ func (r *TPM) Restart() {
 	r.t.Helper()
 	r.process.Kill()
 	r.start()
+}
+
+// Snapshot copies the memory of a TPM that does not run, as whoever owns a software TPM can. The function that it returns puts the copy back: the
+// next Restart begins where the TPM was then.
+func (r *TPM) Snapshot() (restore func()) {
+	r.t.Helper()
+	state := filepath.Join(r.dir, "state")
+	saved := r.t.TempDir()
+	if err := os.CopyFS(saved, os.DirFS(state)); err != nil {
+		r.t.Fatal(err)
+	}
+	return func() {
+		r.t.Helper()
+		r.process.Kill()
+		if err := errors.Join(os.RemoveAll(state), os.Mkdir(state, 0o700), os.CopyFS(state, os.DirFS(saved))); err != nil {
+			r.t.Fatal(err)
+		}
+	}
 }
 
 // SetLatency makes each response arrive d later. Published medians of real chips are about 200 ms for a P-256 signature.
