@@ -36,6 +36,7 @@ func alarmOf(env record.Envelope) (*alarmFact, error) {
 // noteAlarm ends an agent, whoever of the two is the thief.
 func (v *verifier) noteAlarm(f *fact) {
 	v.tally.check(CheckAlarm, at(f.index, entriesPath(f.index/chunk)), v.twice(f.alarm))
+	v.changes++
 	agent := revocable{chain.RevAgent, unique.Make(f.alarm.agent)}
 	if _, known := v.alarmed[agent]; !known {
 		v.alarmed[agent] = f.index

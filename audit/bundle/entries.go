@@ -4,9 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/signet-pki/signet/audit/merkle"
 	"github.com/signet-pki/signet/audit/record"
@@ -16,6 +15,7 @@ import (
 type chunkResult struct {
 	n, start uint64
 	tile     []hash // as the tile says; nil if it cannot be read
+	root     *hash  // of a full tile's leaves
 	leaves   []hash // as the entries say, and the tile where there is no entry
 	diverged bool
 	bad      []mismatch
@@ -23,7 +23,21 @@ type chunkResult struct {
 	facts    []fact
 	cited    map[string]bool // policy digests
 	held     uint64
-	missing  bool // the file is not here
+	missing  bool   // the file is not here
+	paid     uint64 // payloads that are what their entries commit to
+
+	file []byte // what facts are parts of, until they are taken
+}
+
+// renew makes r the result of file n of a tree of that size, in the memory that it has.
+func (r *chunkResult) renew(n, size uint64) {
+	width := int(min(size-n*chunk, chunk))
+	*r = chunkResult{
+		n: n, start: n * chunk, cited: map[string]bool{}, leaves: slices.Grow(r.leaves[:0], width)[:width], times: slices.Grow(r.times[:0], width)[:width],
+		facts: r.facts[:0], file: r.file,
+	}
+	clear(r.leaves)
+	clear(r.times)
 }
 
 // mismatch is an entry that is not the leaf of its place. Which of both is false shows only in the root.
@@ -48,7 +62,7 @@ type fact struct {
 	enrol    *enrolFact
 	token    *tokenFact
 	alarm    *alarmFact
-	decision *decisionFact
+	decision decisionFact
 
 	unsigned tokenName          // token_failed
 	changed  *record.DeviceBody // device, about PCRs
@@ -67,27 +81,18 @@ func (v *verifier) entries(ctx context.Context) error {
 		sizes = append(sizes, min(s.Size, v.head.Size))
 	}
 	v.byTile = newGrowth(append(sizes, v.head.Size), v.files.read)
-	window := uint64(v.opts.Parallel) * 4 //nolint:gosec // G115: small and positive
-	results := make([]*chunkResult, window)
-	for first := uint64(0); first < total; first += window {
-		count := min(window, total-first)
-		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(v.opts.Parallel)
-		for i := range count {
-			group.Go(func() error {
-				results[i] = v.chunk(first + i)
-				return ctx.Err()
-			})
-		}
-		if err := group.Wait(); err != nil {
-			return err
-		}
-		for _, r := range results[:count] {
-			v.take(r)
-		}
+	workers := make([]workspace, v.opts.Parallel)
+	slots := make([]chunkResult, 2*v.opts.Parallel)
+	err := inOrder(ctx, v.opts.Parallel, uint64(len(slots)), total, func(worker int, slot, n uint64) {
+		v.chunk(&slots[slot], &workers[worker], n)
+	}, func(slot, n uint64) {
+		v.take(&slots[slot])
 		if v.opts.Progress != nil {
-			v.opts.Progress(min((first+count)*chunk, v.head.Size), v.head.Size)
+			v.opts.Progress(min((n+1)*chunk, v.head.Size), v.head.Size)
 		}
+	})
+	if err != nil {
+		return err
 	}
 	v.judge()
 	return nil
@@ -111,30 +116,37 @@ func (v *verifier) strays(total uint64) {
 	}
 }
 
+// workspace is memory that a worker uses again for each of its chunks.
+type workspace struct {
+	payloads payloads
+}
+
 // chunk reads and checks one file of entries with its tile and payloads.
-func (v *verifier) chunk(n uint64) *chunkResult {
-	r := &chunkResult{n: n, start: n * chunk, cited: map[string]bool{}}
-	width := int(min(v.head.Size-r.start, chunk))
+func (v *verifier) chunk(r *chunkResult, w *workspace, n uint64) {
+	r.renew(n, v.head.Size)
+	width := len(r.leaves)
 	r.tile = v.tile(n, width)
-	r.leaves = make([]hash, width)
 	copy(r.leaves, r.tile)
+	if width == chunk && r.tile != nil {
+		r.root = new(merkle.Root(r.tile, 1))
+	}
 	r.diverged = r.tile == nil
 	path := entriesPath(n)
 	if !v.files.has(path) {
 		r.missing = true
 		v.absent(r, width)
-		return r
+		return
 	}
-	data, err := v.files.read(path)
+	data, err := v.files.readInto(path, r.file)
 	if err == nil {
+		r.file = data
 		var list [][]byte
 		if list, err = lines(data, chunk); err == nil {
-			v.align(r, list, width)
-			return r
+			v.align(r, w, list, width)
+			return
 		}
 	}
 	v.tally.fail(CheckEntry, at(r.start, path), "%v", err)
-	return r
 }
 
 func (v *verifier) absent(r *chunkResult, width int) {
@@ -163,9 +175,9 @@ func (v *verifier) tile(n uint64, width int) []hash {
 }
 
 // align finds each line's place. A line that is not the leaf of its place but one further on means that entries were taken out.
-func (v *verifier) align(r *chunkResult, list [][]byte, width int) {
-	r.times = make([]time.Time, width)
-	payloads := v.payloads(r)
+func (v *verifier) align(r *chunkResult, w *workspace, list [][]byte, width int) {
+	payloads := &w.payloads
+	v.payloads(r, payloads)
 	place := 0
 	for _, line := range list {
 		leaf := record.LeafHash(line)
@@ -189,8 +201,10 @@ func (v *verifier) align(r *chunkResult, list [][]byte, width int) {
 		place++
 	}
 	v.removed(r, place, width)
-	for index := range payloads {
-		v.tally.fail(CheckPayload, at(index, payloadsPath(r.n)), "a payload that no entry commits to")
+	for i := range payloads.lines {
+		if payloads.lines[i].here {
+			v.tally.fail(CheckPayload, at(r.start+uint64(i), payloadsPath(r.n)), "a payload that no entry commits to")
+		}
 	}
 }
 
@@ -210,21 +224,27 @@ func (v *verifier) removed(r *chunkResult, from, to int) {
 }
 
 // entry checks one line by itself.
-func (v *verifier) entry(r *chunkResult, index uint64, line []byte, payloads map[uint64]payloadLine) {
-	env, err := record.Check(line)
+func (v *verifier) entry(r *chunkResult, index uint64, line []byte, payloads *payloads) {
+	view, err := record.Read(line)
 	if err != nil {
 		v.tally.fail(CheckEntry, at(index, entriesPath(r.n)), "%v", err)
 		return
 	}
 	r.held++
-	r.times[index-r.start] = env.Time
-	if isHash(env.Policy) {
-		r.cited[env.Policy] = true
+	r.times[index-r.start] = view.Time
+	if !r.cited[string(view.Policy)] && isHash(string(view.Policy)) {
+		r.cited[string(view.Policy)] = true
 	}
-	if p, here := payloads[index]; here && env.Type == record.TypeToken {
-		v.tally.check(CheckDelegation, at(index, payloadsPath(r.n)), claims(&env, p.Payload))
+	if p := payloads.of(index); p.here && view.Type == record.TypeToken {
+		env := view.Envelope()
+		v.tally.check(CheckDelegation, at(index, payloadsPath(r.n)), claims(&env, p.payload))
 	}
-	v.payload(r, index, env.PayloadHash, payloads)
+	v.payload(r, index, view.PayloadHash, payloads)
+	if view.Type == record.TypeDecision {
+		v.decision(r, index, line, &view)
+		return
+	}
+	env := view.Envelope()
 	if env.Type == record.TypeRedact {
 		v.redact(r, index, env)
 	}
@@ -236,6 +256,18 @@ func (v *verifier) entry(r *chunkResult, index uint64, line []byte, payloads map
 	if f.kind != "" {
 		f.index = index
 		r.facts = append(r.facts, f)
+	}
+}
+
+// decision is entry for a decision, of which there are the most.
+func (v *verifier) decision(r *chunkResult, index uint64, line []byte, view *record.View) {
+	d, allowed, err := decisionOf(view.Body)
+	switch {
+	case err != nil:
+		v.tally.fail(CheckEntry, at(index, entriesPath(r.n)), "%v", err)
+	case allowed:
+		d.line = line
+		r.facts = append(r.facts, fact{index: index, kind: view.Type, time: view.Time, decision: d})
 	}
 }
 
@@ -286,10 +318,6 @@ func (f fact) resting(env record.Envelope) (_ fact, err error) {
 		err = f.readEnrollment(&env)
 	case record.TypeToken:
 		err = f.readToken(&env)
-	case record.TypeDecision:
-		if f.decision, err = decisionOf(&env); f.decision == nil && err == nil {
-			return fact{}, nil
-		}
 	default:
 		return fact{}, nil
 	}
@@ -310,23 +338,22 @@ func (v *verifier) take(r *chunkResult) {
 		v.byEntry = v.byTile.clone()
 	}
 	if v.byEntry != nil {
-		v.byEntry.append(r.leaves)
+		v.byEntry.append(r.leaves, nil)
 	}
-	v.byTile.append(tile)
+	v.byTile.append(tile, r.root)
 	if room := MaxFindings - len(v.bad); room > 0 {
 		v.bad = append(v.bad, r.bad[:min(room, len(r.bad))]...)
 	}
 	v.badTotal += uint64(len(r.bad))
 	v.tally.pass(CheckEntry, r.held)
-	for i, when := range r.times {
-		if !when.IsZero() {
-			v.time(r.start+uint64(i), when, entriesPath(r.n))
-		}
-	}
+	v.tally.pass(CheckPayload, r.paid)
+	v.times(r)
 	if r.start+uint64(len(r.leaves)) > v.from && r.start < v.to {
 		maps.Copy(v.cited, r.cited)
 	}
 	for i := range r.facts {
 		v.note(&r.facts[i])
 	}
+	v.tally.pass(CheckRevocation, v.stood)
+	v.stood = 0
 }

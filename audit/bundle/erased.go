@@ -12,25 +12,32 @@ import (
 // that is not the leaf of its place is reported there, whatever it erases.
 func (v *verifier) redactions(ctx context.Context) error {
 	v.tally.erased = map[uint64]bool{}
-	for _, n := range v.files.numbered(dirEntries, ".jsonl") {
-		if err := ctx.Err(); err != nil {
-			return err
+	numbers := v.files.numbered(dirEntries, ".jsonl")
+	buffers := make([][]byte, 2*v.opts.Parallel)
+	found := make([]bool, len(buffers))
+	return inOrder(ctx, v.opts.Parallel, uint64(len(buffers)), uint64(len(numbers)), func(_ int, slot, i uint64) {
+		data, err := v.files.glance(entriesPath(numbers[i]), buffers[slot])
+		if found[slot] = err == nil && bytes.Contains(data, []byte(record.TypeRedact)); err == nil {
+			buffers[slot] = data
 		}
-		data, err := v.files.read(entriesPath(n))
-		if err != nil || !bytes.Contains(data, []byte(record.TypeRedact)) {
-			continue
+	}, func(slot, _ uint64) {
+		if found[slot] {
+			v.erasures(buffers[slot])
 		}
-		list, err := lines(data, chunk)
-		if err != nil {
-			continue
-		}
-		for _, line := range list {
-			for _, index := range erasedBy(line) {
-				v.tally.erased[index] = true
-			}
+	})
+}
+
+// erasures notes what a file of entries says that it erased.
+func (v *verifier) erasures(data []byte) {
+	list, err := lines(data, chunk)
+	if err != nil {
+		return
+	}
+	for _, line := range list {
+		for _, index := range erasedBy(line) {
+			v.tally.erased[index] = true
 		}
 	}
-	return nil
 }
 
 func erasedBy(line []byte) []uint64 {

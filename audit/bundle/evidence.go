@@ -50,6 +50,7 @@ func (v *verifier) noteGrant(f *fact) {
 	if f.grant.evidence != "" {
 		v.stands(f, f.rests)
 	}
+	v.changes++
 	g := *f.grant
 	g.index = f.index
 	have, known := v.grants[g.id]

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -24,15 +25,24 @@ var (
 	errTooLong = errors.New("larger than its bound")
 )
 
-// files is what a scan found: regular files at their places, within their bounds. Nothing else is ever opened.
+// files is what a scan found: regular files at their places, within their bounds. Nothing else is ever opened. What is read is
+// held to the manifest on that occasion, and what nobody read in the end, so that hardly a file is read twice.
 type files struct {
-	fsys fs.FS
-	size map[string]int64
+	fsys   fs.FS
+	size   map[string]int64
+	tally  *tally
+	listed map[string]*listing // by path; nil if there is no manifest
+}
+
+// listing is a line of the manifest.
+type listing struct {
+	sum  hash
+	held atomic.Bool // the file was held to it
 }
 
 // scan walks the whole tree and reports everything that has no place in a bundle.
 func scan(ctx context.Context, fsys fs.FS, t *tally) (*files, error) {
-	f := &files{fsys: fsys, size: map[string]int64{}}
+	f := &files{fsys: fsys, size: map[string]int64{}, tally: t}
 	err := fs.WalkDir(fsys, ".", func(path string, entry fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -91,8 +101,20 @@ func (f *files) has(path string) bool {
 	return ok
 }
 
-// read returns a whole file. The bound is checked again, since a file may not be as long as it said.
-func (f *files) read(path string) (data []byte, err error) {
+// read returns a whole file.
+func (f *files) read(path string) ([]byte, error) { return f.readInto(path, nil) }
+
+// readInto is read into a buffer, which grows if it is too short.
+func (f *files) readInto(path string, buffer []byte) ([]byte, error) {
+	data, err := f.glance(path, buffer)
+	if l := f.listed[path]; err == nil && l != nil && !l.held.Load() {
+		f.hold(path, l, sha256.Sum256(data))
+	}
+	return data, err
+}
+
+// glance is readInto for who does not judge by it what it reads. The bound is checked again, since a file may not be as long as it said.
+func (f *files) glance(path string, buffer []byte) (data []byte, err error) {
 	size, ok := f.size[path]
 	if !ok {
 		return nil, errAbsent
@@ -103,14 +125,31 @@ func (f *files) read(path string) (data []byte, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	buffer := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
-	if _, err = buffer.ReadFrom(io.LimitReader(file, limit+1)); err != nil {
-		return nil, err
+	data = slices.Grow(buffer[:0], int(size)+1) // one more, to see the end
+	for {
+		n, err := file.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		switch {
+		case int64(len(data)) > limit:
+			return nil, errTooLong
+		case errors.Is(err, io.EOF):
+			return data, nil
+		case err != nil:
+			return nil, err
+		}
+		data = slices.Grow(data, 1)
 	}
-	if int64(buffer.Len()) > limit {
-		return nil, errTooLong
+}
+
+// hold compares a file's hash with the manifest's, once.
+func (f *files) hold(path string, l *listing, sum hash) {
+	switch {
+	case l.held.Swap(true):
+	case sum != l.sum:
+		f.tally.fail(CheckManifest, in(path), "SHA-256 is not the listed one")
+	default:
+		f.tally.pass(CheckManifest, 1)
 	}
-	return buffer.Bytes(), nil
 }
 
 // hashBuffer is what io.Copy would take for the smallest file.
@@ -135,7 +174,11 @@ func (f *files) hash(path string) (sum [sha256.Size]byte, err error) {
 	if n > limit {
 		return sum, errTooLong
 	}
-	return [sha256.Size]byte(digest.Sum(nil)), nil
+	sum = [sha256.Size]byte(digest.Sum(nil))
+	if l := f.listed[path]; l != nil {
+		f.hold(path, l, sum)
+	}
+	return sum, nil
 }
 
 // numbered lists n of every prefix<n>suffix, ascending.
@@ -179,31 +222,35 @@ func lines(data []byte, most int) ([][]byte, error) {
 	return list, nil
 }
 
-// manifest checks every file against MANIFEST.sha256, both ways.
-func (f *files) manifest(ctx context.Context, t *tally, workers int) error {
-	listed, err := f.readManifest(t)
+// manifest reads MANIFEST.sha256, to which every file is held when it is read.
+func (f *files) manifest() {
+	listed, err := f.readManifest(f.tally)
 	if err != nil {
-		t.fail(CheckManifest, in(pathManifest), "%v", err)
-		return nil
+		f.tally.fail(CheckManifest, in(pathManifest), "%v", err)
+		return
 	}
+	f.listed = listed
 	for _, path := range f.under("") {
 		if _, ok := listed[path]; !ok && path != pathManifest {
-			t.fail(CheckManifest, in(path), "not listed in %s", pathManifest)
+			f.tally.fail(CheckManifest, in(path), "not listed in %s", pathManifest)
 		}
 	}
+}
+
+// rest holds to the manifest what was not read.
+func (f *files) rest(ctx context.Context, workers int) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
-	for path, want := range listed {
+	for path, l := range f.listed {
 		if ctx.Err() != nil {
 			break
 		}
+		if l.held.Load() {
+			continue
+		}
 		group.Go(func() error {
-			if sum, err := f.hash(path); err != nil {
-				t.fail(CheckManifest, in(path), "%v", err)
-			} else if sum != want {
-				t.fail(CheckManifest, in(path), "SHA-256 is not the listed one")
-			} else {
-				t.pass(CheckManifest, 1)
+			if _, err := f.hash(path); err != nil {
+				f.tally.fail(CheckManifest, in(path), "%v", err)
 			}
 			return ctx.Err()
 		})
@@ -211,7 +258,7 @@ func (f *files) manifest(ctx context.Context, t *tally, workers int) error {
 	return group.Wait()
 }
 
-func (f *files) readManifest(t *tally) (map[string][sha256.Size]byte, error) {
+func (f *files) readManifest(t *tally) (map[string]*listing, error) {
 	if !f.has(pathManifest) {
 		return nil, errAbsent
 	}
@@ -220,7 +267,7 @@ func (f *files) readManifest(t *tally) (map[string][sha256.Size]byte, error) {
 		return nil, err
 	}
 	defer file.Close() //nolint:errcheck // read only: nothing is lost
-	listed := map[string][sha256.Size]byte{}
+	listed := map[string]*listing{}
 	in := bufio.NewScanner(io.LimitReader(file, maxManifest))
 	in.Buffer(make([]byte, 0, 4096), 4096)
 	in.Split(wholeLines)
@@ -236,7 +283,7 @@ func (f *files) readManifest(t *tally) (map[string][sha256.Size]byte, error) {
 		if len(listed) >= maxFiles {
 			return nil, errTooLong
 		}
-		listed[path] = sum
+		listed[path] = &listing{sum: sum}
 	}
 	return listed, in.Err()
 }

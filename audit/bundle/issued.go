@@ -195,12 +195,15 @@ func (v *verifier) agent(index uint64, cert *x509.Certificate, env *record.Envel
 		Chain: []*x509.Certificate{cert}, Trust: v.trust, Now: env.Time, Skew: issueSkew, Origin: v.anchors.origin, Statements: &v.statements,
 		Delegations: make([]string, len(d.Hops)), Keys: make([][]byte, len(d.Hops)), Links: make([][]chain.Link, len(d.Hops)),
 	}
+	own := chain.SPKIHash(cert)
 	grant := v.grants[chain.FormatUUID(d.Grant.GrantID)]
 	if grant != nil {
 		input.GrantDocument = grant.document
 	}
 	for i := range d.Hops {
-		input.Keys[i] = v.key(d.Hops[i].SPKIHash)
+		if input.Keys[i] = cert.RawSubjectPublicKeyInfo; d.Hops[i].SPKIHash != own {
+			input.Keys[i] = v.key(d.Hops[i].SPKIHash)
+		}
 		if i > 0 && d.Hops[i].Confirmation != nil {
 			input.Delegations[i] = v.delegation(*d.Hops[i].Confirmation, index, i == len(d.Hops)-1)
 		}

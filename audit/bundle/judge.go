@@ -7,22 +7,38 @@ import (
 // clockTolerance is how far the log lets its clock go back, and the seals' resolution.
 const clockTolerance = 10 * time.Second
 
-// time checks an entry against the entries before it and the seals around it.
-func (v *verifier) time(index uint64, when time.Time, file string) {
-	before, after := v.covering(index)
-	switch {
-	case when.Before(v.latest.Add(-clockTolerance)):
-		v.tally.fail(CheckTime, at(index, file), "%s is before that of an earlier entry, %s", stamp(when), stamp(v.latest))
-	case when.Before(before.Add(-clockTolerance)):
-		v.tally.fail(CheckTime, at(index, file), "%s is before the seal that does not cover it, %s", stamp(when), stamp(before))
-	case !after.IsZero() && when.After(after.Add(clockTolerance)):
-		v.tally.fail(CheckTime, at(index, file), "%s is after the seal that covers it, %s", stamp(when), stamp(after))
-	default:
-		v.tally.pass(CheckTime, 1)
+// times checks the entries of a file against the entries before them and the seals around them. Entries that could not be read have none.
+func (v *verifier) times(r *chunkResult) {
+	passed := uint64(0)
+	for i, when := range r.times {
+		if !when.IsZero() && v.time(r.start+uint64(i), when) {
+			passed++
+		}
 	}
-	if when.After(v.latest) {
+	v.tally.pass(CheckTime, passed)
+}
+
+// time checks one entry.
+func (v *verifier) time(index uint64, when time.Time) bool {
+	if index >= v.around.to {
+		v.around = v.covering(index)
+	}
+	before, after := v.around.before, v.around.after
+	latest := v.latest
+	if when.After(latest) {
 		v.latest = when
 	}
+	switch {
+	case when.Before(latest.Add(-clockTolerance)):
+		v.tally.fail(CheckTime, at(index, entriesPath(index/chunk)), "%s is before that of an earlier entry, %s", stamp(when), stamp(latest))
+	case when.Before(before.Add(-clockTolerance)):
+		v.tally.fail(CheckTime, at(index, entriesPath(index/chunk)), "%s is before the seal that does not cover it, %s", stamp(when), stamp(before))
+	case !after.IsZero() && when.After(after.Add(clockTolerance)):
+		v.tally.fail(CheckTime, at(index, entriesPath(index/chunk)), "%s is after the seal that covers it, %s", stamp(when), stamp(after))
+	default:
+		return true
+	}
+	return false
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

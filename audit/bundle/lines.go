@@ -6,80 +6,102 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/signet-pki/signet/audit/record"
 )
 
-// payloads reads the payload lines of a chunk, by index.
-func (v *verifier) payloads(r *chunkResult) map[uint64]payloadLine {
+// payloads are those of a chunk, as far as they were not yet matched with an entry, and memory for them.
+type payloads struct {
+	lines      [chunk]heldPayload
+	file, data []byte
+}
+
+type heldPayload struct {
+	here          bool
+	salt, payload []byte
+}
+
+func (p *payloads) of(index uint64) *heldPayload { return &p.lines[index%chunk] }
+
+// payloads reads the payload lines of a chunk.
+func (v *verifier) payloads(r *chunkResult, p *payloads) {
+	clear(p.lines[:])
 	path := payloadsPath(r.n)
 	if !v.files.has(path) {
-		return nil
+		return
 	}
-	out := map[uint64]payloadLine{}
-	data, err := v.files.read(path)
+	data, err := v.files.readInto(path, p.file)
 	if err == nil {
+		p.file, p.data = data, slices.Grow(p.data[:0], len(data))
 		err = eachLine(data, func(line []byte) error {
-			p, err := parsePayloadLine(line)
+			index, h, err := p.parse(line)
 			if err != nil {
 				return err
 			}
-			if _, twice := out[p.Index]; twice || p.Index/chunk != r.n {
-				return fmt.Errorf("entry %d twice, or in the wrong file", p.Index)
+			if p.of(index).here || index/chunk != r.n {
+				return fmt.Errorf("entry %d twice, or in the wrong file", index)
 			}
-			out[p.Index] = p
+			*p.of(index) = h
 			return nil
 		})
 	}
 	if err != nil {
 		v.tally.fail(CheckPayload, at(r.start, path), "%v", err)
 	}
-	return out
 }
 
-func (v *verifier) payload(r *chunkResult, index uint64, committed string, payloads map[uint64]payloadLine) {
-	p, here := payloads[index]
-	where := at(index, payloadsPath(r.n))
+func (v *verifier) payload(r *chunkResult, index uint64, committed []byte, payloads *payloads) {
+	p := payloads.of(index)
+	where := func() place { return at(index, payloadsPath(r.n)) }
 	switch {
-	case committed == "" && !here:
-	case committed == "":
-		// left in payloads, and reported there
-	case !here && index >= v.from && index < v.to:
-		v.tally.unsure(CheckPayload, where, "absent: erased or withheld")
-	case !here:
-	case len(p.Salt) != record.SaltSize || record.PayloadHash(p.Salt, p.Payload) != committed:
-		v.tally.fail(CheckPayload, where, "not the payload that the entry commits to")
-		delete(payloads, index)
+	case len(committed) == 0:
+		return // one that is here is left in payloads, and reported there
+	case !p.here && index >= v.from && index < v.to:
+		v.tally.unsure(CheckPayload, where(), "absent: erased or withheld")
+	case !p.here:
+	case len(p.salt) != record.SaltSize || record.PayloadHash(p.salt, p.payload) != string(committed):
+		v.tally.fail(CheckPayload, where(), "not the payload that the entry commits to")
 	case v.tally.erased[index]:
-		v.tally.fail(CheckPayload, where, "here, although a redact entry erased it")
-		delete(payloads, index)
+		v.tally.fail(CheckPayload, where(), "here, although a redact entry erased it")
 	default:
-		v.tally.pass(CheckPayload, 1)
-		delete(payloads, index)
+		r.paid++
 	}
+	p.here = false
 }
 
-// parsePayloadLine reads exactly what json.Marshal makes of a payloadLine, without the detour over reflection: there is one for nearly every
-// entry.
-func parsePayloadLine(line []byte) (p payloadLine, err error) {
-	index, rest, ok1 := strings.Cut(strings.TrimPrefix(string(line), `{"index":`), `,"salt":"`)
-	salt, rest, ok2 := strings.Cut(rest, `","payload":"`)
-	payload, ok3 := strings.CutSuffix(rest, `"}`)
-	if !ok1 || !ok2 || !ok3 || !strings.HasPrefix(string(line), `{"index":`) {
-		return p, errors.New("not index, salt and payload in the one accepted spelling")
+// parse reads exactly what json.Marshal makes of a payloadLine, without the detour over reflection: there is one for nearly every
+// entry. The bytes go to p.data, which has room for those of all lines.
+func (p *payloads) parse(line []byte) (index uint64, h heldPayload, err error) {
+	rest, ok0 := bytes.CutPrefix(line, []byte(`{"index":`))
+	digits, rest, ok1 := bytes.Cut(rest, []byte(`,"salt":"`))
+	salt, rest, ok2 := bytes.Cut(rest, []byte(`","payload":"`))
+	payload, ok3 := bytes.CutSuffix(rest, []byte(`"}`))
+	if !ok0 || !ok1 || !ok2 || !ok3 {
+		return 0, h, errors.New("not index, salt and payload in the one accepted spelling")
 	}
-	if p.Index, err = strconv.ParseUint(index, 10, 63); err != nil || dec(p.Index) != index {
-		return p, errors.New("index is not a number")
+	if index, err = strconv.ParseUint(string(digits), 10, 63); err != nil || dec(index) != string(digits) {
+		return 0, h, errors.New("index is not a number")
 	}
-	if p.Salt, err = base64.StdEncoding.Strict().DecodeString(salt); err != nil {
-		return p, errors.New("salt is not base64")
+	if h.salt, err = p.decode(salt); err != nil {
+		return 0, h, errors.New("salt is not base64")
 	}
-	if p.Payload, err = base64.StdEncoding.Strict().DecodeString(payload); err != nil {
-		return p, errors.New("payload is not base64")
+	if h.payload, err = p.decode(payload); err != nil {
+		return 0, h, errors.New("payload is not base64")
 	}
-	return p, nil
+	h.here = true
+	return index, h, nil
+}
+
+func (p *payloads) decode(text []byte) ([]byte, error) {
+	from := len(p.data)
+	all, err := base64.StdEncoding.Strict().AppendDecode(p.data, text)
+	if err != nil {
+		return nil, err
+	}
+	p.data = all
+	return all[from:], nil
 }
 
 // eachLine calls fn for each line and reports all that it refuses, by number.

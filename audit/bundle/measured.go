@@ -32,8 +32,8 @@ func (v *verifier) measured() {
 		return
 	}
 	first := v.sealed[0].Number
-	for _, n := range slices.Sorted(maps.Keys(v.changes)) { // those about no seal with one before it
-		for _, c := range v.changes[n] {
+	for _, n := range slices.Sorted(maps.Keys(v.pcrs)) { // those about no seal with one before it
+		for _, c := range v.pcrs[n] {
 			if first == sealOne || n > first {
 				v.falseChange(c)
 			}
@@ -48,8 +48,8 @@ func (v *verifier) falseChange(c change) {
 // registers compares seal i with the one before it.
 func (v *verifier) registers(i int) {
 	before, s := &v.sealed[i-1], &v.sealed[i]
-	said := v.changes[s.Number]
-	delete(v.changes, s.Number)
+	said := v.pcrs[s.Number]
+	delete(v.pcrs, s.Number)
 	var none unique.Handle[string]
 	if s.Number != before.Number+1 || before.pcrs == none || s.pcrs == none {
 		return // what hides them has failed

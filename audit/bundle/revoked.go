@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -84,15 +85,17 @@ func revokeOf(env record.Envelope) (revocable, error) {
 
 // noteRevoke keeps the first revocation of a thing.
 func (v *verifier) noteRevoke(f *fact) {
+	v.changes++
 	if _, known := v.revoked[f.revoke]; !known {
 		v.revoked[f.revoke] = ending{f.index, f.time}
 	}
 }
 
 // stands holds an entry to the revocations and alarms before it. more is what else is wrong with what it rests on.
-func (v *verifier) stands(f *fact, s standing, more ...error) {
+func (v *verifier) stands(f *fact, s standing, more ...error) bool {
 	where := at(f.index, entriesPath(f.index/chunk))
 	errs := []error{f.unnamed, errors.Join(more...)}
+	alarmed := false
 	for _, r := range s {
 		errs = append(errs, v.inForce(r))
 		if r.kind == chain.RevGrant {
@@ -100,9 +103,27 @@ func (v *verifier) stands(f *fact, s standing, more ...error) {
 		}
 		if n, raised := v.alarmed[r]; raised && r.kind == chain.RevAgent {
 			v.tally.fail(CheckAlarm, where, "after the alarm in entry %d about %s", n, r)
+			alarmed = true
 		}
 	}
-	v.tally.check(CheckRevocation, where, errors.Join(errs...))
+	v.behind(f)
+	return v.tally.check(CheckRevocation, where, errors.Join(errs...)) && !alarmed
+}
+
+// standsOn holds an entry to what its certificate rests on. What was found to stand does until an entry changes something.
+func (v *verifier) standsOn(f *fact, c *certified) {
+	if f.unnamed == nil && c.stood > 0 && c.stood == v.changes {
+		v.behind(f)
+		v.stood++
+		return
+	}
+	if v.stands(f, c.rests) {
+		c.stood = v.changes
+	}
+}
+
+// behind notes the first entry behind a gap that was held to the revocations.
+func (v *verifier) behind(f *fact) {
 	if v.gap != nil && v.blind == nil {
 		v.blind = new(f.index)
 	}
@@ -172,49 +193,105 @@ const maxRenewals = 256
 // decisionFact is what an allowed decision rests on: a certificate, or where its entry is not here what the decision says itself.
 type decisionFact struct {
 	tbs  hash // zero: it names none
-	env  record.Envelope
-	hops []string
+	line []byte
 }
 
-// decisionOf is nil for a refusal, which rests on nothing. The envelope was read strictly before, and most of a decision is not judged.
-func decisionOf(env *record.Envelope) (*decisionFact, error) {
-	var body struct {
-		Allow   bool   `json:"allow"`
-		TBSHash string `json:"tbs_hash"`
-		Hops    []struct {
-			ID string `json:"id"`
-		} `json:"hops"`
+// decisionBody is what is judged of a decision.
+type decisionBody struct {
+	Allow   bool   `json:"allow"`
+	TBSHash string `json:"tbs_hash"`
+	Hops    []struct {
+		ID string `json:"id"`
+	} `json:"hops"`
+}
+
+// decisionOf reads a body that was read strictly before. allowed is false for a refusal, which rests on nothing.
+func decisionOf(body []byte) (d decisionFact, allowed bool, err error) {
+	if len(body) == 0 {
+		return d, false, nil // it allows nothing
 	}
-	if len(env.Body) == 0 {
-		return nil, nil //nolint:nilnil // it allows nothing
+	allowed, tbs, ok := plainDecision(body)
+	if !ok {
+		var b decisionBody
+		if err := json.Unmarshal(body, &b); err != nil {
+			return d, false, fmt.Errorf("body: %w", err)
+		}
+		allowed, tbs = b.Allow, []byte(b.TBSHash)
 	}
-	if err := json.Unmarshal(env.Body, &body); err != nil {
-		return nil, fmt.Errorf("body: %w", err)
+	if allowed && len(tbs) > 0 {
+		d.tbs, err = parseHash(string(tbs))
 	}
-	if !body.Allow {
-		return nil, nil //nolint:nilnil // likewise
+	return d, allowed, err
+}
+
+// plainDecision reads the same without reflection, of a body as the appliance spells it. Whatever is different is not ok, and not judged.
+func plainDecision(body []byte) (allowed bool, tbs []byte, ok bool) {
+	plain := true
+	scanned := record.Members(body, func(key, value []byte) {
+		switch string(key) {
+		case "allow":
+			allowed = string(value) == "true"
+			plain = plain && (allowed || string(value) == "false")
+		case "tbs_hash":
+			var text bool
+			tbs, text = plainText(value)
+			plain = plain && text
+		case "hops":
+			plain = plain && plainHops(value)
+		}
+	})
+	return allowed, tbs, plain && scanned
+}
+
+// plainHops reports whether a value is an array of objects whose ids are strings.
+func plainHops(value []byte) bool {
+	plain := true
+	return record.Elements(value, func(hop []byte) {
+		if !record.Members(hop, func(key, value []byte) {
+			if string(key) == "id" && value[0] != '"' {
+				plain = false
+			}
+		}) {
+			plain = false
+		}
+	}) && plain
+}
+
+// plainText is a string without escapes.
+func plainText(value []byte) ([]byte, bool) {
+	if value[0] != '"' || bytes.IndexByte(value, '\\') >= 0 {
+		return nil, false
 	}
-	d := &decisionFact{env: *env}
-	for _, hop := range body.Hops {
-		d.hops = append(d.hops, hop.ID)
+	return value[1 : len(value)-1], true
+}
+
+// rests is what the decision says itself. The entry was read before.
+func (d *decisionFact) rests() (standing, error) {
+	env, err := record.Check(d.line)
+	var body decisionBody
+	if err == nil {
+		err = json.Unmarshal(env.Body, &body)
 	}
-	var err error
-	if body.TBSHash != "" {
-		d.tbs, err = parseHash(body.TBSHash)
+	if err != nil {
+		return nil, err
 	}
-	return d, err
+	hops := make([]string, len(body.Hops))
+	for i := range body.Hops {
+		hops[i] = body.Hops[i].ID
+	}
+	return standingOf(&env, hops)
 }
 
 // noteDecision holds a permission to what its certificate rests on, which a liar would not repeat in it.
 func (v *verifier) noteDecision(f *fact) {
 	if c, known := v.shown[f.decision.tbs]; known {
-		v.stands(f, c.rests)
+		v.standsOn(f, c)
 		return
 	}
 	if f.decision.tbs != (hash{}) && v.opts.Range == nil {
 		v.tally.fail(CheckDelegation, at(f.index, entriesPath(f.index/chunk)), "no earlier entry records the certificate that was allowed something")
 	}
-	s, err := standingOf(&f.decision.env, f.decision.hops)
+	s, err := f.decision.rests()
 	v.stands(f, s, err)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 	"unique"
@@ -228,19 +229,26 @@ func (v *verifier) ends() {
 	}
 }
 
-// covering returns the seals around an entry: the last that does not cover it and the first that does.
-func (v *verifier) covering(index uint64) (before, after time.Time) {
+// interval is the time between two seals, for the entries up to but not including to.
+type interval struct {
+	to            uint64
+	before, after time.Time // zero: there is no such seal
+}
+
+// covering returns the seals around an entry, and for which entries after it they are the same: the last that does not cover it and the first that does.
+func (v *verifier) covering(index uint64) interval {
 	i, _ := slices.BinarySearchFunc(v.sealed, index, func(s sealInfo, index uint64) int {
 		if s.Size > index {
 			return 1
 		}
 		return -1
 	})
+	around := interval{to: math.MaxUint64}
 	if i > 0 {
-		before = v.sealed[i-1].Time
+		around.before = v.sealed[i-1].Time
 	}
 	if i < len(v.sealed) {
-		after = v.sealed[i].Time
+		around.to, around.after = v.sealed[i].Size, v.sealed[i].Time
 	}
-	return before, after
+	return around
 }

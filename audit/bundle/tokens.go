@@ -19,6 +19,7 @@ type certified struct {
 	scope    chain.Scope
 	notAfter time.Time
 	rests    standing
+	stood    uint64 // after how many changes it was last found to stand; 0: it was not
 }
 
 // certifiedOf is nil for whoever has no chain.
@@ -85,11 +86,11 @@ func (v *verifier) noteUnsigned(f *fact) {
 func (v *verifier) noteToken(f *fact) {
 	v.accessTokens[tokenName{index: f.index, jti: f.token.jti, agent: f.token.agent}] = struct{}{}
 	v.tally.check(CheckDelegation, at(f.index, entriesPath(f.index/chunk)), v.within(f))
-	rests := f.rests
 	if c, known := v.serials[f.token.serial]; known {
-		rests = c.rests
+		v.standsOn(f, c)
+	} else {
+		v.stands(f, f.rests)
 	}
-	v.stands(f, rests)
 }
 
 func (v *verifier) within(f *fact) error {

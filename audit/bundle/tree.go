@@ -33,7 +33,8 @@ func (g *growth) clone() *growth {
 	return &c
 }
 
-func (g *growth) append(leaves []hash) {
+// append adds leaves. root is that of the leaves of a full tile, if it is known; then only the hashes above them are left to compute.
+func (g *growth) append(leaves []hash, root *hash) {
 	start := g.tree.Size()
 	for len(g.want) > 0 && g.want[0] <= start+uint64(len(leaves)) {
 		size := g.want[0]
@@ -43,8 +44,12 @@ func (g *growth) append(leaves []hash) {
 		}
 		g.want = g.want[1:]
 	}
-	tree, full := g.tree.Append(leaves)
-	g.tree = tree
+	var full []merkle.FullTile
+	if root != nil && start%chunk == 0 {
+		g.tree, full = g.tree.AppendTile(*root)
+	} else {
+		g.tree, full = g.tree.Append(leaves)
+	}
 	for _, t := range full {
 		if t.Level > 0 {
 			g.compare(t.Level, t.Index, t.Data)

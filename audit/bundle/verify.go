@@ -22,7 +22,7 @@ import (
 type Options struct {
 	Trust    *Trust                   // nil: self-asserted anchors
 	Range    *Range                   // nil: every entry of the sealed tree must be there
-	Parallel int                      // files at a time; below 1, the number of processors. Each holds one file in memory
+	Parallel int                      // files at a time; below 1, the number of processors. Each holds a few files in memory
 	Progress func(done, total uint64) // entries; nil: none. Called from one goroutine
 }
 
@@ -76,6 +76,9 @@ type verifier struct {
 	badTotal        uint64
 	held            uint64
 	latest          time.Time
+	around          interval // of the last entry whose time was checked
+	stood           uint64   // entries that rest on nothing revoked, not counted yet
+	changes         uint64   // entries so far after which what an entry rests on is looked at anew
 
 	issues  []uint64            // issue entries, ascending
 	failed  map[hash]uint64     // by TBSCertificate, the newest entry that says that its signature failed or is unknown
@@ -83,7 +86,7 @@ type verifier struct {
 	agents  map[string]hash     // the first key of an agent
 	signed  map[hash]uint64     // the issue entry of a delegation, by its hash
 	devices map[string][]uint64 // device entries by event, ascending
-	changes map[uint64][]change // of PCRs, by seal
+	pcrs    map[uint64][]change // of PCRs, by seal
 	grants  map[string]*grantFact
 	tokens  map[enrolled]enrolFact
 	serials map[unique.Handle[string]]*certified            // agents' certificates, by their first issue entry
@@ -116,10 +119,15 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
 	v.tokens, v.serials, v.shown = map[enrolled]enrolFact{}, map[unique.Handle[string]]*certified{}, map[hash]*certified{}
 	v.renews, v.revoked, v.alarmed = map[unique.Handle[string]]unique.Handle[string]{}, map[revocable]ending{}, map[revocable]uint64{}
-	v.accessTokens, v.changes = map[tokenName]struct{}{}, map[uint64][]change{}
-	if err := v.files.manifest(ctx, v.tally, v.opts.Parallel); err != nil {
+	v.accessTokens, v.pcrs = map[tokenName]struct{}{}, map[uint64][]change{}
+	v.files.manifest()
+	if err := v.checks(ctx); err != nil {
 		return err
 	}
+	return v.files.rest(ctx, v.opts.Parallel)
+}
+
+func (v *verifier) checks(ctx context.Context) error {
 	v.ceremony()
 	v.certificates()
 	v.checkpoint()
@@ -219,7 +227,7 @@ func (v *verifier) note(f *fact) {
 	case record.TypeDevice:
 		v.devices[f.event] = append(v.devices[f.event], f.index)
 		if f.changed != nil {
-			v.changes[f.changed.Seal] = append(v.changes[f.changed.Seal], change{index: f.index, DeviceBody: *f.changed})
+			v.pcrs[f.changed.Seal] = append(v.pcrs[f.changed.Seal], change{index: f.index, DeviceBody: *f.changed})
 		}
 	case record.TypeIssueFailed, record.TypeIssueUnknown:
 		v.failed[f.failed] = f.index

@@ -116,6 +116,17 @@ func (t Tree) Append(leaves []Hash) (Tree, []FullTile) {
 	return next, full
 }
 
+// AppendTile is Append of the leaves of one complete tile whose hash in the level above, by [TileRoot], is root; the tile itself is not among
+// those returned. The receiver's lowest tile must be complete, too.
+func (t Tree) AppendTile(root Hash) (Tree, []FullTile) {
+	next, _ := t.Append(nil)
+	if len(next.edge) == 0 {
+		next.edge = append(next.edge, make([]Hash, 0, TileWidth))
+	}
+	next.size += TileWidth
+	return next, next.add(1, root, nil)
+}
+
 func (t *Tree) add(level int, h Hash, full []FullTile) []FullTile {
 	if level == len(t.edge) {
 		t.edge = append(t.edge, make([]Hash, 0, TileWidth))

@@ -213,3 +213,30 @@ func FuzzParseProof(f *testing.F) {
 		}
 	})
 }
+
+// A complete tile by its root alone leads to the same tree and the same tiles above it.
+func TestAppendTile(t *testing.T) {
+	byLeaf, byTile := build(), build()
+	for n := range 257 {
+		var leaves []merkle.Hash
+		for i := range merkle.TileWidth {
+			leaves = append(leaves, leaf(uint64(n*merkle.TileWidth+i)))
+		}
+		byLeaf.append(leaves)
+		next, full := byTile.tree.AppendTile(merkle.Root(leaves, 1))
+		byTile.tree = next
+		for _, f := range full {
+			if want := byLeaf.full[[2]uint64{uint64(f.Level), f.Index}]; f.Level == 0 || !bytes.Equal(f.Data, want) {
+				t.Fatalf("tile %d/%d is not the one of the leaves", f.Level, f.Index)
+			}
+		}
+		if len(full) != 0 && n != 255 || byTile.tree.Size() != byLeaf.tree.Size() || byTile.tree.Root() != byLeaf.tree.Root() {
+			t.Fatalf("after %d tiles: %d tiles above, size %d, root %x; want root %x", n+1, len(full), byTile.tree.Size(), byTile.tree.Root(), byLeaf.tree.Root())
+		}
+	}
+	rest := []merkle.Hash{leaf(1), leaf(2), leaf(3)}
+	byLeaf.append(rest)
+	if byTile.append(rest); byTile.tree.Root() != byLeaf.tree.Root() {
+		t.Error("leaves behind tiles lead to another root")
+	}
+}

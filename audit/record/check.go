@@ -2,7 +2,6 @@ package record
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,65 +10,96 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds the nesting of objects and arrays in an envelope.
-const maxDepth = 32
+// Bounds of an envelope's JSON: how deep objects and arrays are nested, and the bytes of a key.
+const (
+	maxDepth = 32
+	maxKey   = 128
+)
+
+// View is an envelope read in place: its parts are parts of the bytes that it was read from. See [Envelope] for what they are.
+type View struct {
+	Type                                  Type
+	Time                                  time.Time
+	Code, Task, Grant, Agent, Parent      []byte
+	Orchestrator, Service, Operator, User []byte
+	Policy, PayloadHash                   []byte
+	Body                                  json.RawMessage // nil: none
+}
+
+// Envelope is the same, sharing nothing but the body with the bytes.
+func (v *View) Envelope() Envelope {
+	return Envelope{
+		Version: Version, Type: v.Type, Time: v.Time, Code: string(v.Code), Task: string(v.Task), Grant: string(v.Grant), Agent: string(v.Agent),
+		Parent: string(v.Parent), Orchestrator: string(v.Orchestrator), Service: string(v.Service), Operator: string(v.Operator), User: string(v.User),
+		Policy: string(v.Policy), PayloadHash: string(v.PayloadHash), Body: v.Body,
+	}
+}
 
 // Check parses the exact bytes of an envelope, strictly. The log runs it before it takes an entry and the verifier
-// before it believes one. Errors match [ErrMalformed] or [ErrTooLarge].
+// before it believes one. Errors match [ErrMalformed] or [ErrTooLarge]. The body of the result is a part of the bytes.
 func Check(envelope []byte) (Envelope, error) {
-	if len(envelope) > MaxEnvelope {
-		return Envelope{}, fmt.Errorf("%w: envelope has %d bytes, at most %d", ErrTooLarge, len(envelope), MaxEnvelope)
+	v, err := Read(envelope)
+	if err != nil {
+		return Envelope{}, err
 	}
+	return v.Envelope(), nil
+}
+
+// Read is Check for who reads many: it copies nothing.
+func Read(envelope []byte) (View, error) {
+	if len(envelope) > MaxEnvelope {
+		return View{}, fmt.Errorf("%w: envelope has %d bytes, at most %d", ErrTooLarge, len(envelope), MaxEnvelope)
+	}
+	p, ok := scan(envelope)
+	if !ok {
+		var err error
+		if p, err = decodeParts(envelope); err != nil {
+			return View{}, fmt.Errorf("%w: envelope: %w", ErrMalformed, err)
+		}
+	}
+	if err := p.parse(); err != nil {
+		return View{}, fmt.Errorf("%w: envelope: %w", ErrMalformed, err)
+	}
+	return p.View, nil
+}
+
+// parts are a View whose type and time are not yet read.
+type parts struct {
+	kind, time []byte
+	View
+}
+
+// decodeParts takes every spelling that there is.
+func decodeParts(envelope []byte) (parts, error) {
 	var w wire
 	if err := decode(envelope, &w); err != nil {
-		return Envelope{}, fmt.Errorf("%w: envelope: %w", ErrMalformed, err)
+		return parts{}, err
 	}
-	env, err := w.parse()
-	if err != nil {
-		return Envelope{}, fmt.Errorf("%w: envelope: %w", ErrMalformed, err)
-	}
-	return env, nil
-}
-
-// checkOwn is [Check] of an envelope that was just encoded from w. Decoding it again would only repeat what is known, unless
-// the body was not written as it is.
-func checkOwn(envelope []byte, w wire) (Envelope, error) {
-	if len(envelope) > MaxEnvelope || !bytes.HasSuffix(envelope[:len(envelope)-1], w.Body) {
-		return Check(envelope)
-	}
-	w.Body = envelope[len(envelope)-1-len(w.Body) : len(envelope)-1]
-	env, err := w.parse()
-	if err == nil {
-		err = checkKeys(envelope)
-	}
-	if err != nil {
-		return Envelope{}, fmt.Errorf("%w: envelope: %w", ErrMalformed, err)
-	}
-	return env, nil
-}
-
-func (w wire) parse() (Envelope, error) {
 	if w.Version != Version {
-		return Envelope{}, fmt.Errorf("v is %d, not %d", w.Version, Version)
-	}
-	if !w.Type.Valid() {
-		return Envelope{}, fmt.Errorf("unknown type %.40q", w.Type)
-	}
-	at, err := time.Parse(TimeLayout, w.Time)
-	if err != nil || at.Format(TimeLayout) != w.Time {
-		return Envelope{}, errors.New("time is not RFC 3339 in UTC with milliseconds")
-	}
-	if w.PayloadHash != "" && !isHash(w.PayloadHash) {
-		return Envelope{}, errors.New("payload_hash is not 64 lower-case hex digits")
+		return parts{}, fmt.Errorf("v is %d, not %d", w.Version, Version)
 	}
 	if len(w.Body) > 0 && w.Body[0] != '{' {
-		return Envelope{}, errors.New("body is not an object")
+		return parts{}, errors.New("body is not an object")
 	}
-	return Envelope{
-		Version: w.Version, Type: w.Type, Time: at, Code: w.Code, Task: w.Task, Grant: w.Grant, Agent: w.Agent,
-		Parent: w.Parent, Orchestrator: w.Orchestrator, Service: w.Service, Operator: w.Operator, User: w.User,
-		Policy: w.Policy, PayloadHash: w.PayloadHash, Body: w.Body,
-	}, nil
+	return parts{kind: []byte(w.Type), time: []byte(w.Time), View: View{
+		Code: []byte(w.Code), Task: []byte(w.Task), Grant: []byte(w.Grant), Agent: []byte(w.Agent), Parent: []byte(w.Parent),
+		Orchestrator: []byte(w.Orchestrator), Service: []byte(w.Service), Operator: []byte(w.Operator), User: []byte(w.User),
+		Policy: []byte(w.Policy), PayloadHash: []byte(w.PayloadHash), Body: w.Body,
+	}}, nil
+}
+
+func (p *parts) parse() (err error) {
+	if p.Type, err = parseType(p.kind); err != nil {
+		return err
+	}
+	var ok bool
+	if p.Time, ok = parseTime(p.time); !ok {
+		return errors.New("time is not RFC 3339 in UTC with milliseconds")
+	}
+	if len(p.PayloadHash) > 0 && !isHash(p.PayloadHash) {
+		return errors.New("payload_hash is not 64 lower-case hex digits")
+	}
+	return nil
 }
 
 // DecodeBody reads the envelope's body into a T, strictly: an absent body, unknown fields and what [Check] refuses are
@@ -184,12 +214,11 @@ func (k *keys) has(key []byte) bool {
 }
 
 func (k *keys) add(key []byte) error {
-	if len(key) == 0 || len(key) > 128 {
-		return errors.New("a key is empty or longer than 128 bytes")
+	if len(key) == 0 || len(key) > maxKey {
+		return fmt.Errorf("a key is empty or longer than %d bytes", maxKey)
 	}
 	for _, c := range key {
-		lower := c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
-		if !lower && bytes.IndexByte([]byte("_-.:/@"), c) < 0 {
+		if !isKeyByte(c) {
 			return fmt.Errorf("key %.64q: only a-z, 0-9 and _-.:/@ may stand in a key", key)
 		}
 	}
@@ -199,7 +228,36 @@ func (k *keys) add(key []byte) error {
 	return nil
 }
 
-func isHash(s string) bool {
-	b, err := hex.DecodeString(s)
-	return err == nil && len(b) == 32 && hex.EncodeToString(b) == s
+// parseTime reads the one spelling of TimeLayout. [time.Parse] would also take others, and longer.
+func parseTime(s []byte) (time.Time, bool) {
+	if len(s) != len(TimeLayout) || s[4] != '-' || s[7] != '-' || s[10] != 'T' || s[13] != ':' || s[16] != ':' || s[19] != '.' || s[23] != 'Z' {
+		return time.Time{}, false
+	}
+	var n [7]int
+	for i, part := range [...]span{{0, 4}, {5, 7}, {8, 10}, {11, 13}, {14, 16}, {17, 19}, {20, 23}} {
+		for _, c := range s[part.from:part.to] {
+			if !isDigit(c) {
+				return time.Time{}, false
+			}
+			n[i] = 10*n[i] + int(c-'0')
+		}
+	}
+	at := time.Date(n[0], time.Month(n[1]), n[2], n[3], n[4], n[5], n[6]*int(time.Millisecond), time.UTC)
+	year, month, day := at.Date()
+	// Date carries a 30 February over into March.
+	return at, n[3] < 24 && n[4] < 60 && n[5] < 60 && year == n[0] && int(month) == n[1] && day == n[2]
+}
+
+// isKeyByte reports whether c is one of a-z 0-9 _ - . : / @, of which those from '-' to ':' lie together.
+func isKeyByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= '-' && c <= ':' || c == '_' || c == '@'
+}
+
+func isHash(s []byte) bool {
+	for _, c := range s {
+		if !isDigit(c) && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return len(s) == 64
 }

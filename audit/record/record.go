@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 	"unicode/utf8"
 )
@@ -69,15 +70,22 @@ const (
 	TypeAlarm        Type = "alarm"
 )
 
+// types are all of the above.
+var types = [...]Type{
+	TypeDecision, TypeIssue, TypeDeny, TypeToken, TypeGrant, TypeTask, TypeSeal, TypeEnrollment, TypeRevoke, TypeMalformed, TypeIssueFailed,
+	TypeIssueUnknown, TypeTokenFailed, TypeRedact, TypeAdmin, TypePolicy, TypeDevice, TypePrune, TypeAlarm, TypeCeremony,
+}
+
 // Valid reports whether t is one of the types above.
-func (t Type) Valid() bool {
-	switch t {
-	case TypeCeremony, TypeGrant, TypeTask, TypeIssue, TypeIssueFailed, TypeIssueUnknown, TypeToken, TypeTokenFailed, TypeDeny, TypeDecision,
-		TypeRevoke, TypeRedact, TypeAdmin, TypePolicy, TypeDevice, TypeSeal, TypePrune, TypeMalformed, TypeEnrollment, TypeAlarm:
-		return true
-	default:
-		return false
+func (t Type) Valid() bool { return slices.Contains(types[:], t) }
+
+func parseType(text []byte) (Type, error) {
+	for _, t := range types {
+		if string(text) == string(t) {
+			return t, nil
+		}
 	}
+	return "", fmt.Errorf("unknown type %.40q", text)
 }
 
 // Envelope is the part of an entry that is hashed and never erased. It holds ids and digests, never iss, sub or a name.
@@ -174,7 +182,7 @@ func New(env Envelope, payload any, salt [SaltSize]byte) (Entry, error) {
 	if e.Envelope, err = encode(w); err != nil {
 		return Entry{}, fmt.Errorf("record: encode envelope: %w", err)
 	}
-	parsed, err := checkOwn(e.Envelope, w)
+	parsed, err := Check(e.Envelope)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -241,10 +249,8 @@ func (e Envelope) texts() []string {
 
 // LeafHash is the RFC 6962 §2.1 leaf hash of an envelope.
 func LeafHash(envelope []byte) [32]byte {
-	h := sha256.New()
-	h.Write([]byte{0})
-	h.Write(envelope)
-	return [32]byte(h.Sum(nil))
+	var room [2048]byte // most fit, and are hashed without an allocation
+	return sha256.Sum256(append(append(room[:0], 0), envelope...))
 }
 
 // PayloadHash is the commitment that stands in the envelope. The salt hides the payload after its erasure: without it,

@@ -48,6 +48,7 @@ type bundleCommand struct {
 	Trust           string `help:"Trust file with the auditor's anchors; without it the bundle's own are taken." type:"path" placeholder:"FILE"`
 	Range           string `help:"Entries that must be there, first and one past the last, when the bundle is a part of the log. Default: all." placeholder:"FROM:TO"`
 	RequireComplete bool   `help:"Findings about completeness make the bundle invalid too."`
+	Progress        bool   `help:"Say on standard error how far it is, at each hundredth."`
 	JSON            bool   `help:"Print the report as JSON."`
 	Path            string `arg:"" help:"The bundle: a directory or a tar archive." type:"path"`
 }
@@ -64,6 +65,9 @@ func (c *bundleCommand) Run(ctx context.Context, t terminal) error {
 			return err
 		}
 	}
+	if c.Progress {
+		options.Progress = t.progress()
+	}
 	files, done, err := openBundle(c.Path)
 	if err != nil {
 		return err
@@ -77,6 +81,17 @@ func (c *bundleCommand) Run(ctx context.Context, t terminal) error {
 		report.Valid = false
 	}
 	return t.report(report, c.JSON)
+}
+
+// progress tells each hundredth once.
+func (t terminal) progress() func(done, total uint64) {
+	told := uint64(0)
+	return func(done, total uint64) {
+		if part := 100 * done / total; part > told {
+			told = part
+			_, _ = fmt.Fprintf(t.err, "%d %%: %d of %d entries\n", part, done, total) // the report matters, not this
+		}
+	}
 }
 
 func parseRange(text string) (*bundle.Range, error) {

@@ -16,6 +16,36 @@ import (
 // bundleEntries is how many entries a bundle has at least.
 const bundleEntries = 100_000
 
+// syntheticEntries is how many entries the bundle of small decisions has.
+const syntheticEntries = 1_000_000
+
+// decisionsRow verifies a bundle of a great many small entries.
+func (b *bench) decisionsRow(ctx context.Context) error {
+	entries := syntheticEntries
+	if b.quick {
+		entries /= 10
+	}
+	progress("making a log of %d decisions", entries)
+	s, err := newSynthetic(entries)
+	if err != nil {
+		return err
+	}
+	o, err := s.options()
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(b.tmp, "decisions.tar"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // written and read by now
+	tar := bundle.NewTar(f)
+	if err := errors.Join(bundle.Write(ctx, tar, s, o), tar.Close()); err != nil {
+		return err
+	}
+	return b.verifyRow(ctx, "Bundle verification, decisions alone", f)
+}
+
 // bundleRow verifies the evidence of everything that was measured before: spawns and decisions, under real seals.
 func (b *bench) bundleRow(ctx context.Context, server *child, w *world) error {
 	if err := b.fill(ctx, server, w, bundleEntries/b.scale); err != nil {
@@ -38,10 +68,10 @@ func (b *bench) bundleRow(ctx context.Context, server *child, w *world) error {
 	if err := w.auditor.Export(ctx, f); err != nil {
 		return err
 	}
-	return b.verifyRow(ctx, f)
+	return b.verifyRow(ctx, "Bundle verification", f)
 }
 
-func (b *bench) verifyRow(ctx context.Context, f *os.File) error {
+func (b *bench) verifyRow(ctx context.Context, what string, f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -55,7 +85,7 @@ func (b *bench) verifyRow(ctx context.Context, f *os.File) error {
 		return err
 	}
 	var entries int
-	samples, err := b.repeat("bundle", func() (sample, error) {
+	samples, err := b.repeat(what, func() (sample, error) {
 		m, err := begin(self{})
 		if err != nil {
 			return sample{}, err
@@ -75,7 +105,7 @@ func (b *bench) verifyRow(ctx context.Context, f *os.File) error {
 		return err
 	}
 	b.table.add(row{
-		what: fmt.Sprintf("Bundle verification, %d entries, %d MB", entries, info.Size()>>20), at: "–", samples: samples,
+		what: fmt.Sprintf("%s, %d entries, %d MB", what, entries, info.Size()>>20), at: "–", samples: samples,
 		floor: floor{name: "SHA-256 of the same bytes, one core", cost: perOp(hashed, entries)},
 	})
 	return nil

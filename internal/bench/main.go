@@ -35,7 +35,7 @@ type options struct {
 func main() {
 	o := options{}
 	flag.BoolVar(&o.quick, "quick", false, "fewer operations: sooner done, less exact")
-	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, opa (with decide), log, bundle, sign, verify")
+	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, opa (with decide), log, bundle, decisions, sign, verify")
 	flag.StringVar(&o.dir, "dir", "", "where to make the appliance and the logs; the disk matters (default: the temporary directory)")
 	flag.StringVar(&o.signetd, "signetd", "", "a built signetd (default: go build)")
 	flag.StringVar(&o.against, "against", "", "another built signetd: only compare what a spawn costs the two, in turn on the same machine")
@@ -117,6 +117,11 @@ func (b *bench) all(ctx context.Context) error {
 	if b.wants("log") {
 		if err := b.logRows(ctx); err != nil {
 			return fmt.Errorf("log: %w", err)
+		}
+	}
+	if b.wants("decisions") {
+		if err := b.decisionsRow(ctx); err != nil {
+			return fmt.Errorf("decisions: %w", err)
 		}
 	}
 	if b.wants("spawn") || b.wants("decide") || b.wants("opa") || b.wants("bundle") {
