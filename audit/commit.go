@@ -152,7 +152,8 @@ func (l *Log) write(live []*item, p *plan) error {
 }
 
 func (l *Log) failed(err error) error {
-	l.state.fault("commit_unknown", err)
+	l.state.doubt(err)
+	l.rouse()
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }
 
@@ -162,6 +163,11 @@ func (l *Log) publish(p *plan) {
 	if p.work {
 		l.work.Store(p.next.tree.Size())
 	}
+	l.rouse()
+}
+
+// rouse has the background look at what changed.
+func (l *Log) rouse() {
 	select {
 	case l.wake <- struct{}{}:
 	default:

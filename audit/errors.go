@@ -14,8 +14,11 @@ var (
 	ErrDiskFull = errors.New("audit: disk is below its watermark")
 	// ErrClosed: Run has ended or is ending. Nothing was written.
 	ErrClosed = errors.New("audit: log is closed")
-	// ErrUnknown: the entry may be in the log or not. A failed commit also makes the log read-only; reopening reconciles.
+	// ErrUnknown: the entry may be in the log or not. A failed commit also makes the log read-only, see ErrReopen.
 	ErrUnknown = errors.New("audit: outcome unknown")
+	// ErrReopen: Run ended because the outcome of a commit is unknown and the disk takes writes again. Close the log and open it
+	// from a new process: only that reads what is there, and believes nothing that is in memory.
+	ErrReopen = errors.New("audit: the log is to be opened again, to find out what was written")
 	// ErrInUse: another process has the log open.
 	ErrInUse = errors.New("audit: log is in use")
 	// ErrExists: Create found something in its place.

@@ -103,10 +103,20 @@ type heads struct {
 	size int
 }
 
-// openHeads opens the file after its last line was read and believed.
-func openHeads(dir string) (*heads, error) {
+// startHeads replaces the file by one line and opens it, after what it held was believed. A line whose sync failed, and which is
+// in the page cache alone, is written again with it: syncing it once more would prove nothing.
+func startHeads(dir string, l line) (*heads, error) {
 	h := &heads{path: filepath.Join(dir, headsName)}
-	if _, err := durable.CutTorn(h.path); err != nil {
+	if err := durable.WriteFile(h.path, append(l.marshal(), '\n'), 0o600); err != nil {
+		return nil, fmt.Errorf("audit: heads.log: %w", err)
+	}
+	return h, h.open()
+}
+
+// createHeads makes the empty file of a new log.
+func createHeads(dir string) (*heads, error) {
+	h := &heads{path: filepath.Join(dir, headsName)}
+	if err := durable.Create(h.path, nil, 0o600); err != nil {
 		return nil, fmt.Errorf("audit: heads.log: %w", err)
 	}
 	return h, h.open()

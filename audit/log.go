@@ -112,10 +112,7 @@ func fill(cfg Config, first []record.Entry, anchor Anchor) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.Create(filepath.Join(cfg.Dir, headsName), nil, 0o600); err != nil {
-		return err
-	}
-	if l.heads, err = openHeads(cfg.Dir); err != nil {
+	if l.heads, err = createHeads(cfg.Dir); err != nil {
 		return err
 	}
 	if l.vault, err = createVault(cfg.Dir); err != nil {
@@ -199,9 +196,7 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 	}
 	l.guard()
 	l.openKeys(ctx)
-	if err := l.startWriting(); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
+	l.startWriting()
 	l.greet(ctx)
 	for _, r := range l.Status().Reasons {
 		cfg.Log.LogAttrs(ctx, slog.LevelError, "audit log", slog.String("reason", r))
@@ -245,32 +240,23 @@ func (l *Log) open() error {
 	return nil
 }
 
-// startWriting opens heads.log for appending and brings it up to the store, if the log is in order.
-func (l *Log) startWriting() error {
+// startWriting makes heads.log say what the store says, if the log is in order. The store may be one batch ahead: a crash between
+// the two syncs, or one of them failed. Nothing of that batch was acknowledged; from here on it counts.
+func (l *Log) startWriting() {
 	if l.state.isBroken() {
-		return nil
+		return
 	}
 	var err error
-	if l.heads, err = openHeads(l.cfg.Dir); err != nil {
-		return err
-	}
-	// The store may be one batch ahead: a crash between the two syncs. Nothing of that batch was acknowledged.
-	last, ok, err := readHeads(l.cfg.Dir)
-	if err != nil {
-		return err
-	}
 	c := l.Head()
-	if !ok || last.size < c.Size {
-		if err := l.heads.append(line{size: c.Size, root: c.Root}); err != nil {
-			return err
-		}
+	if l.heads, err = startHeads(l.cfg.Dir, line{size: c.Size, root: c.Root}); err != nil {
+		l.state.doubt(err)
+		return
 	}
 	if low, err := l.diskLow(); err == nil && !low {
 		if err := l.ballast.Reserve(); err != nil {
 			l.cfg.Log.Warn("no ballast", slog.Any("error", err))
 		}
 	}
-	return nil
 }
 
 // Close releases the log. Where Run runs, end its context and wait for it first. Pending appends fail with [ErrClosed].

@@ -21,12 +21,13 @@ const (
 
 // Run commits what is appended, signs checkpoints and makes seals, until ctx ends. Then it refuses new entries, commits
 // those that are queued, and makes a last seal and a last checkpoint, within DrainTimeout. Its error is about these: the
-// entries are durable in any case. Call Close afterwards.
+// entries are durable in any case. It ends by itself, with [ErrReopen], where opening the log again tells what became of a
+// commit whose outcome is unknown. Call Close afterwards.
 func (l *Log) Run(ctx context.Context) error {
 	stop := make(chan struct{})
 	var committer sync.WaitGroup
 	committer.Go(func() { l.commits(stop) })
-	l.background(ctx)
+	reopen := l.background(ctx)
 	l.stopIntake()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.DrainTimeout)
 	defer cancel()
@@ -34,7 +35,7 @@ func (l *Log) Run(ctx context.Context) error {
 	close(stop)
 	committer.Wait()
 	l.endWaits()
-	return err
+	return errors.Join(reopen, err)
 }
 
 // last waits for the queue and closes the log's story with a seal and a checkpoint.
@@ -80,13 +81,12 @@ func (s *schedule) sealDue(busy bool) time.Time {
 	return due
 }
 
-// background signs and seals until ctx ends.
-func (l *Log) background(ctx context.Context) {
+// background signs and seals until ctx ends, or the log is to be opened again.
+func (l *Log) background(ctx context.Context) error {
 	s := schedule{cfg: l.cfg}
 	for {
 		if l.state.isBroken() {
-			<-ctx.Done() // nothing is signed any more
-			return
+			return l.awaitReopening(ctx) // nothing is signed any more
 		}
 		now := time.Now()
 		due := s.sealDue(l.busy())
@@ -95,10 +95,10 @@ func (l *Log) background(ctx context.Context) {
 		} else if l.unsigned() && !now.Before(s.sign.next) {
 			l.trySign(ctx, &s)
 		} else if !l.sleep(ctx, l.nextDue(&s, due).Sub(now)) {
-			return
+			return nil
 		}
 		if ctx.Err() != nil {
-			return
+			return nil
 		}
 	}
 }

@@ -27,6 +27,7 @@ type Status struct {
 type state struct {
 	mu         sync.Mutex
 	faults     []string // read-only until reopened
+	doubtful   bool     // reopening may clear them
 	unverified string   // read-only until the TPM has answered
 	signing    error
 	sealing    error
@@ -51,6 +52,20 @@ func (s *state) fault(word string, cause error) {
 	if !slices.Contains(s.faults, reason) && len(s.faults) < 32 {
 		s.faults = append(s.faults, reason)
 	}
+}
+
+// doubt makes the log read-only until it is opened again: something may be on disk or not.
+func (s *state) doubt(cause error) {
+	s.fault("commit_unknown", cause)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doubtful = true
+}
+
+func (s *state) inDoubt() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doubtful
 }
 
 func (s *state) setUnverified(reason string) {

@@ -300,7 +300,7 @@ func TestHeadsLogStaysBounded(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h, err := openHeads(dir)
+	h, err := startHeads(dir, line{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,9 +79,16 @@ func tpmPID(dir string) (int, bool) {
 // launch runs `signetd dev` without waiting for anything.
 func launch(t testing.TB, dir string, args ...string) *daemon {
 	t.Helper()
+	return launchUnder(t, dir, nil, args...)
+}
+
+// launchUnder is launch with another program, such as strace, in front.
+func launchUnder(t testing.TB, dir string, before []string, args ...string) *daemon {
+	t.Helper()
 	d := &daemon{t: t, dir: dir, exited: make(chan struct{})}
+	line := slices.Concat(before, []string{program("signetd"), "dev", "--dir", dir, "--listen", "127.0.0.1:0"}, args)
 	// #nosec G204 -- our own program; not CommandContext: the end of a test stops it in its own way
-	d.cmd = exec.Command(program("signetd"), append([]string{"dev", "--dir", dir, "--listen", "127.0.0.1:0"}, args...)...) //nolint:noctx // see above
+	d.cmd = exec.Command(line[0], line[1:]...) //nolint:noctx // see above
 	d.cmd.Stdout, d.cmd.Stderr = &d.out, &d.out
 	must(t, d.cmd.Start())
 	go func() { // joined by the cleanup
@@ -103,7 +111,13 @@ var serving = regexp.MustCompile(`serves at (https://\S+)`)
 // start runs `signetd dev` until it says that it serves.
 func start(t testing.TB, dir string, args ...string) *daemon {
 	t.Helper()
-	d := launch(t, dir, args...)
+	return launch(t, dir, args...).serving()
+}
+
+// serving waits until the daemon says that it serves.
+func (d *daemon) serving() *daemon {
+	t := d.t
+	t.Helper()
 	within(t, 40*time.Second, "signetd dev", func() error {
 		if d.ended() {
 			t.Fatalf("signetd dev ended: %v\n%s", d.err, d.out.String())

@@ -24,7 +24,7 @@ func Snapshot(from, to string) error {
 		if !e.Type().IsRegular() || e.Name() == "LOCK" {
 			continue
 		}
-		if err := copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
+		if err := copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()), false); err != nil {
 			return fmt.Errorf("store: snapshot: %w", err)
 		}
 	}
@@ -32,7 +32,7 @@ func Snapshot(from, to string) error {
 }
 
 // copyFile leaves holes where the source has zeros: memtable files are mostly unused.
-func copyFile(src, dst string) (err error) {
+func copyFile(src, dst string, sync bool) (err error) {
 	in, err := os.Open(src)
 	if err != nil {
 		return err
@@ -41,7 +41,11 @@ func copyFile(src, dst string) (err error) {
 	if err != nil {
 		return errors.Join(err, in.Close())
 	}
-	return errors.Join(copySparse(out, in), in.Close(), out.Close())
+	err = copySparse(out, in)
+	if err == nil && sync {
+		err = out.Sync()
+	}
+	return errors.Join(err, in.Close(), out.Close())
 }
 
 func copySparse(out, in *os.File) error {

@@ -7,14 +7,12 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -32,6 +30,8 @@ var (
 	ErrTooBig = errors.New("store: transaction too big")
 	// ErrUnknown: the commit failed on its way to disk. It may be durable or not; only reopening tells.
 	ErrUnknown = errors.New("store: outcome of the commit is unknown")
+	// ErrFailed: Badger could not write in the background. What was committed is in the write-ahead log; reopening finds it.
+	ErrFailed = errors.New("store: failed in the background, and is to be opened again by another process")
 	// ErrUnclean: opened read-only after a crash; the write-ahead log must be replayed by a writer first.
 	ErrUnclean = errors.New("store: was not closed cleanly")
 )
@@ -61,6 +61,7 @@ type Options struct {
 type DB struct {
 	badger  *badger.DB
 	scratch []byte // of the one Update that runs
+	trouble *trouble
 }
 
 // Guard refuses with [ErrManifest] a directory that Badger would silently empty: tables or value logs without a MANIFEST,
@@ -93,16 +94,20 @@ func Open(dir string, opt Options) (*DB, error) {
 	if err := Guard(dir, opt.ReadOnly); err != nil {
 		return nil, err
 	}
-	prepare := dropEmpty
 	if opt.ReadOnly {
-		prepare = checkClean
-	}
-	if err := prepare(dir); err != nil {
+		if err := checkClean(dir); err != nil {
+			return nil, err
+		}
+	} else if err := prepare(dir, opt.Log); err != nil {
 		return nil, err
 	}
-	o := badger.DefaultOptions(dir).
+	return start(settings(dir).WithReadOnly(opt.ReadOnly), opt.Log)
+}
+
+func settings(dir string) badger.Options {
+	return badger.DefaultOptions(dir).
 		WithSyncWrites(true).
-		WithChecksumVerificationMode(options.OnTableAndBlockRead).
+		WithChecksumVerificationMode(options.OnBlockRead). // all of a table is verified before, see checkTables
 		WithVerifyValueChecksum(true).
 		WithMemTableSize(memTable).
 		WithValueThreshold(valueThreshold).
@@ -111,18 +116,29 @@ func Open(dir string, opt Options) (*DB, error) {
 		WithBlockCacheSize(blockCache).
 		WithNumVersionsToKeep(1).
 		WithDetectConflicts(false). // one writer
-		WithMetricsEnabled(false).
-		WithReadOnly(opt.ReadOnly).
-		WithLogger(logger{opt.Log})
-	db, err := badger.Open(o)
+		WithMetricsEnabled(false)
+}
+
+// start opens Badger, unless it fails in the background before it is open.
+func start(o badger.Options, log *slog.Logger) (*DB, error) {
+	db := &DB{trouble: &trouble{is: make(chan struct{})}}
+	var err error
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		db.badger, err = badger.Open(o.WithLogger(logger{log, db.trouble}))
+	}()
+	if err := db.trouble.wait(opened); err != nil {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("store: open: %w", err)
 	}
-	return &DB{badger: db}, nil
+	return db, nil
 }
 
 // checkClean refuses with [ErrUnclean] a store with a write-ahead log: a clean close leaves none, and Badger cannot replay
-// one without truncating it.
+// one without truncating it. Its tables are all verified, and there.
 func checkClean(dir string) error {
 	wals, err := filepath.Glob(filepath.Join(dir, "*.mem"))
 	if err != nil {
@@ -132,6 +148,17 @@ func checkClean(dir string) error {
 	if left := append(wals, empty...); len(left) > 0 {
 		return fmt.Errorf("%w: %s", ErrUnclean, left[0])
 	}
+	if err != nil {
+		return err
+	}
+	p, err := examine(dir)
+	if err != nil {
+		return err
+	}
+	if len(p.withdrawn) > 0 || len(p.unnamed) > 0 { // Badger removes the latter, also where it is not to write
+		return fmt.Errorf("%w: its tables are not those of its MANIFEST", ErrUnclean)
+	}
+	_, err = p.checkTables(dir)
 	return err
 }
 
@@ -169,9 +196,21 @@ func emptyLogs(dir string) (empty []string, err error) {
 	return empty, nil
 }
 
-// Close flushes and closes. No transaction may be running.
+// Close flushes and closes. No transaction may be running. Where Badger failed in the background, or does so now, it is left
+// alone, as a crash would leave it: only the end of the process frees it.
 func (db *DB) Close() error {
-	if err := db.badger.Close(); err != nil {
+	var err error
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		if db.trouble.get() == nil {
+			err = db.badger.Close()
+		}
+	}()
+	if err := db.trouble.wait(closed); err != nil {
+		return err
+	}
+	if err != nil {
 		return fmt.Errorf("store: close: %w", err)
 	}
 	return nil
@@ -192,9 +231,12 @@ func (db *DB) View(fn func(*Txn) error) error {
 }
 
 // Update runs fn and commits what it wrote, at once and synced to disk. An error of fn, or [ErrTooBig], means that nothing
-// was written; [ErrUnknown] that the commit itself failed. Only one goroutine may call Update at a time: conflicts between
+// was written; [ErrUnknown] that the commit itself failed, or that Badger did before, in the background. Only one goroutine may call Update at a time: conflicts between
 // writers are not detected.
 func (db *DB) Update(fn func(*Txn) error) error {
+	if err := db.trouble.get(); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
 	t := db.badger.NewTransaction(true)
 	defer t.Discard()
 	if err := fn(&Txn{badger: t, db: db}); err != nil {
@@ -293,23 +335,3 @@ var Stop error = stop{} //nolint:errname // no error: a signal, like fs.SkipAll
 type stop struct{}
 
 func (stop) Error() string { return "store: stop" }
-
-// logger passes on what Badger warns of.
-type logger struct{ log *slog.Logger }
-
-func (l logger) Errorf(format string, args ...any) { l.write(slog.LevelError, format, args) }
-
-func (l logger) Warningf(format string, args ...any) { l.write(slog.LevelWarn, format, args) }
-
-func (logger) Infof(string, ...any) {}
-
-func (logger) Debugf(string, ...any) {}
-
-func (l logger) write(level slog.Level, format string, args []any) {
-	if l.log == nil {
-		return
-	}
-	text := strings.TrimSpace(fmt.Sprintf(format, args...))
-	// Badger's logger has no context to pass on.
-	l.log.LogAttrs(context.Background(), level, "badger", slog.String("text", text))
-}

@@ -11,10 +11,15 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/signet-pki/signet/internal/appliance"
 )
 
 // version is stamped by the build.
 var version = "devel"
+
+// exitAgain asks whoever started the program to start it again: EX_TEMPFAIL of sysexits.h.
+const exitAgain = 75
 
 // cli is the command line.
 type cli struct {
@@ -36,9 +41,13 @@ func main() {
 	k.Bind(slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	err := k.Run()
 	stop()
-	if err == nil || errors.Is(err, context.Canceled) {
+	again := errors.Is(err, appliance.ErrReopen)
+	if err == nil || errors.Is(err, context.Canceled) && !again {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "signetd:", err)
+	if again {
+		os.Exit(exitAgain)
+	}
 	os.Exit(1)
 }

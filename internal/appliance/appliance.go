@@ -156,7 +156,10 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 	})
 }
 
-// Run serves on ln until ctx ends, then stops in order: the requests, what they left to do, the last checkpoint and
+// ErrReopen is Run's error where the log ended in order to be opened again: see [audit.ErrReopen].
+var ErrReopen = audit.ErrReopen
+
+// Run serves on ln until ctx ends or the log does, then stops in order: the requests, what they left to do, the last checkpoint and
 // seal, the log, the keys.
 func (a *Appliance) Run(ctx context.Context, ln net.Listener) error {
 	// The log outlives what appends to it.

@@ -90,35 +90,6 @@ func (a *Append) Close() error {
 	return a.file.Close()
 }
 
-// CutTorn removes the bytes after the last LF of the file at path and returns them, for the record. It changes nothing
-// when the file ends with an LF or is empty. Such bytes belong to a line that was never acknowledged.
-func CutTorn(path string) (cut []byte, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("durable: cut: %w", err)
-	}
-	cut, err = cutTail(f)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("durable: cut %s: %w", path, err)
-	}
-	return cut, nil
-}
-
-func cutTail(f *os.File) ([]byte, error) {
-	all, err := io.ReadAll(f)
-	if err != nil {
-		return nil, err
-	}
-	keep := bytes.LastIndexByte(all, '\n') + 1
-	if keep == len(all) {
-		return nil, nil
-	}
-	if err := f.Truncate(int64(keep)); err != nil {
-		return nil, err
-	}
-	return all[keep:], f.Sync()
-}
-
 func checkTail(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {

@@ -22,7 +22,7 @@ var (
 	ErrExists = errors.New("durable: already exists")
 	// ErrPoisoned: an earlier write or sync of this file failed, so its end is unknown. Close, reopen, read back.
 	ErrPoisoned = errors.New("durable: file is unusable after a failed write or sync")
-	// ErrTorn: the file ends within a line, which was therefore never acknowledged. See [CutTorn].
+	// ErrTorn: the file ends within a line, which was therefore never acknowledged.
 	ErrTorn = errors.New("durable: last line is incomplete")
 	// ErrLocked: another process (or another [Lock] of this one) holds the lock.
 	ErrLocked = errors.New("durable: locked")
