@@ -233,11 +233,33 @@ func (l *Log) open() error {
 	if err := store.Guard(dir, had); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
+	if err := l.makeRoom(dir); err != nil {
+		return err
+	}
 	if l.db, err = store.Open(dir, store.Options{Log: l.cfg.Log}); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
 	l.limits = limitsOf(l.db)
 	return nil
+}
+
+// makeRoom gives up the ballast where the disk is low, and refuses where the store could not even be opened.
+func (l *Log) makeRoom(dir string) error {
+	room, err := store.Room(dir)
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	free, _, err := l.space()
+	if err == nil && free < room {
+		err = l.ballast.Release()
+		if err == nil {
+			free, _, err = l.space()
+		}
+	}
+	if err == nil && free < room {
+		err = fmt.Errorf("%w: %d bytes free, opening may take %d", ErrDiskFull, free, room)
+	}
+	return err
 }
 
 // startWriting makes heads.log say what the store says, if the log is in order. The store may be one batch ahead: a crash between
