@@ -152,7 +152,7 @@ func checkClean(dir string) error {
 		return err
 	}
 	p, err := examine(dir)
-	if err != nil {
+	if err != nil || p == nil {
 		return err
 	}
 	if len(p.withdrawn) > 0 || len(p.unnamed) > 0 { // Badger removes the latter, also where it is not to write
