@@ -389,3 +389,35 @@ func FuzzManifest(f *testing.F) {
 		}
 	})
 }
+
+// What may be in the page cache alone is written anew, as other files with the same content.
+func TestSettled(t *testing.T) {
+	dir := crashed(t, "c")
+	files, err := filepath.Glob(filepath.Join(dir, "*.mem"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	files = append(files, filepath.Join(dir, manifest))
+	was := map[string]os.FileInfo{}
+	for _, path := range files {
+		if was[path], err = os.Stat(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path+settling, []byte("left by a crash"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := settle(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		info, err := os.Stat(path)
+		if err != nil || os.SameFile(info, was[path]) || info.Size() != was[path].Size() {
+			t.Errorf("%s: the same file, or of another size: %v", path, err)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*"+settling)); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	holds(t, dir, "a", "b", "c")
+}
