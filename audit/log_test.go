@@ -253,7 +253,7 @@ func TestDiskWatermark(t *testing.T) {
 	var free atomic.Uint64
 	free.Store(50)
 	cfg := testConfig(t, newTPM())
-	cfg.hooks.space = func(string) (uint64, uint64, error) { return free.Load(), 100, nil }
+	cfg.hooks.space = func(string) (uint64, uint64, error) { return free.Load() << 20, 100 << 20, nil }
 	create(t, cfg)
 	l := start(t, cfg)
 	mustAppend(t, l.Log, entry(t, time.Now(), record.TypeTask, "", nil))
@@ -277,7 +277,7 @@ func TestBallastIsGivenUp(t *testing.T) {
 	var free atomic.Uint64
 	free.Store(50)
 	cfg := testConfig(t, newTPM())
-	cfg.hooks.space = func(string) (uint64, uint64, error) { return free.Load(), 100, nil }
+	cfg.hooks.space = func(string) (uint64, uint64, error) { return free.Load() << 20, 100 << 20, nil }
 	create(t, cfg)
 	l, err := Open(t.Context(), cfg)
 	if err != nil {

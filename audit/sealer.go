@@ -84,7 +84,7 @@ func (s *schedule) sealDue(busy bool) time.Time {
 // background signs and seals until ctx ends, or the log is to be opened again.
 func (l *Log) background(ctx context.Context) error {
 	s := schedule{cfg: l.cfg}
-	for {
+	for ctx.Err() == nil {
 		if l.state.isBroken() {
 			return l.awaitReopening(ctx) // nothing is signed any more
 		}
@@ -97,10 +97,8 @@ func (l *Log) background(ctx context.Context) error {
 		} else if !l.sleep(ctx, l.nextDue(&s, due).Sub(now)) {
 			return nil
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
 	}
+	return nil
 }
 
 func (l *Log) nextDue(s *schedule, seal time.Time) time.Time {

@@ -38,14 +38,14 @@ func parseManifest(data []byte) (header []byte, sets []changeSet, err error) {
 	if len(data) < manifestHeader {
 		return nil, nil, errors.New("it is too short")
 	}
-	size := uint64(len(data))
+	size := int64(len(data))
 	header, data = data[:manifestHeader], data[manifestHeader:]
 	for len(data) >= 8 {
-		n := uint64(binary.BigEndian.Uint32(data))
+		n := int64(binary.BigEndian.Uint32(data))
 		if n > size {
 			return nil, nil, fmt.Errorf("change set %d is longer than the file", len(sets))
 		}
-		if n > uint64(len(data)-8) {
+		if n > int64(len(data)-8) {
 			break
 		}
 		body := data[8 : 8+n]
