@@ -7,14 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"github.com/dgraph-io/badger/v4/table"
-	"github.com/dgraph-io/ristretto/v2/z"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/signet-pki/signet/internal/durable"
 )
@@ -152,57 +149,11 @@ func (p *plan) withdrewFlush() bool {
 	return false
 }
 
-// checkTables verifies all blocks of all tables, as Badger does while it opens them, but survives what it finds: Badger would
-// panic, in a goroutine of its own. It returns the highest version in them. Badger checks blocks again as it reads them.
-func (p *plan) checkTables(dir string) (last uint64, err error) {
-	var g errgroup.Group
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	versions := make(chan uint64, len(p.tables))
-	for id, t := range p.tables {
-		g.Go(func() error {
-			v, err := checkTable(table.NewFilename(id, dir), t)
-			if err != nil {
-				return fmt.Errorf("%w: table %d: %w", ErrDamaged, id, err)
-			}
-			versions <- v
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return 0, err
-	}
-	close(versions)
-	for v := range versions {
-		last = max(last, v)
-	}
-	return last, nil
-}
-
-func checkTable(path string, n named) (last uint64, err error) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			err = errors.New("its index or a block cannot be read") // the panic's text holds half of the file
-		}
-	}()
-	f, err := z.OpenMmapFile(path, os.O_RDONLY, 0)
-	if err != nil {
-		return 0, err
-	}
-	// After an error f stays mapped: it is not told whether the table still is its owner.
-	t, err := table.OpenTable(f, table.Options{
-		ReadOnly: true, ChkMode: options.OnTableAndBlockRead, Compression: options.CompressionType(n.compression), BlockSize: 4 << 10,
-	})
-	if err != nil {
-		return 0, err
-	}
-	return t.MaxVersion(), t.Close(-1)
-}
-
 // highestUnnamed is the highest version in tables that MANIFEST does not name, which Badger will remove. One that cannot be read
 // never stood in MANIFEST: it was being made.
 func (p *plan) highestUnnamed(dir string) (highest uint64) {
 	for id := range p.unnamed {
-		if v, err := checkTable(table.NewFilename(id, dir), named{}); err == nil {
+		if _, v, err := checkTable(table.NewFilename(id, dir), id, options.None, nil); err == nil {
 			highest = max(highest, v)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/dgraph-io/badger/v4/options"
 	"github.com/dgraph-io/badger/v4/pb"
 	"github.com/dgraph-io/badger/v4/table"
 	"google.golang.org/protobuf/proto"
@@ -321,12 +322,12 @@ func TestFlippedTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := checkTable(path, named{}); err != nil {
+	if _, _, err := checkTable(path, ids[0], options.None, nil); err != nil {
 		t.Fatal(err)
 	}
 	for bit := range int64(8 * len(whole)) {
 		flip(t, path, bit)
-		if _, err := checkTable(path, named{}); err == nil {
+		if _, _, err := checkTable(path, ids[0], options.None, nil); err == nil {
 			t.Errorf("bit %d of %d is not noticed", bit, 8*len(whole))
 		}
 		flip(t, path, bit)

@@ -44,6 +44,11 @@ const (
 	// the value log, whose garbage collection and checks are separate.
 	valueThreshold = 512 << 10
 	blockCache     = 64 << 20
+	// Entries are written in order and stay: tables and levels larger than Badger's mean that they are rewritten less often, and
+	// that fewer files are opened; blocks that hold a few entries each, fewer of them to look at when tables are checked.
+	baseTable = 16 << 20
+	baseLevel = 256 << 20
+	blockSize = 16 << 10
 )
 
 // MaxValue is the largest value of one key, in bytes.
@@ -98,6 +103,9 @@ func Open(dir string, opt Options) (*DB, error) {
 		if err := checkClean(dir); err != nil {
 			return nil, err
 		}
+		if err := checkAll(dir); err != nil {
+			return nil, err
+		}
 	} else if err := prepare(dir, opt.Log); err != nil {
 		return nil, err
 	}
@@ -110,6 +118,9 @@ func settings(dir string) badger.Options {
 		WithChecksumVerificationMode(options.OnBlockRead). // all of a table is verified before, see checkTables
 		WithVerifyValueChecksum(true).
 		WithMemTableSize(memTable).
+		WithBaseTableSize(baseTable).
+		WithBaseLevelSize(baseLevel).
+		WithBlockSize(blockSize).
 		WithValueThreshold(valueThreshold).
 		WithValueLogFileSize(vlogFile).
 		WithCompression(options.None). // of tables: what is worth it is packed already, see pack
