@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/signet-pki/signet/store"
@@ -71,7 +70,7 @@ func TestLeftTable(t *testing.T) {
 	if err := os.Remove(names[0]); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Open(dir, store.Options{}); err == nil || !strings.Contains(err.Error(), "file does not exist for table") {
+	if _, err := store.Open(dir, store.Options{}); !errors.Is(err, store.ErrDamaged) {
 		t.Errorf("without a table that the MANIFEST names: %v", err)
 	}
 }

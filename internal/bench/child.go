@@ -85,12 +85,15 @@ func (c *child) lastWords() string {
 	return string(b[max(0, len(b)-1500):])
 }
 
-// build makes signetd from this source tree.
-func (b *bench) build(ctx context.Context) (string, error) {
-	if b.signetd != "" {
-		return filepath.Abs(b.signetd)
+// build makes signetd from this source tree, once.
+func (b *bench) build(ctx context.Context) (out string, err error) {
+	if b.signetd == "" {
+		b.signetd, err = b.goBuild(ctx, "github.com/signet-pki/signet/cmd/signetd")
 	}
-	return b.goBuild(ctx, "github.com/signet-pki/signet/cmd/signetd")
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(b.signetd)
 }
 
 // goBuild makes a program from a package of this module, or of one that go.mod names.

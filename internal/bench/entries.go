@@ -3,104 +3,210 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/signet-pki/signet/audit"
 	"github.com/signet-pki/signet/audit/record"
 )
 
-// logRows are durable entries: each writer waits for its own.
+// logRows are entries under writers that each wait for their own: until it is durable, and until a signed checkpoint covers it.
 func (b *bench) logRows(ctx context.Context) error {
-	for _, c := range []struct{ writers, ops int }{{1, 1500}, {16, 20000}, {128, 40000}} {
-		if err := b.logRow(ctx, c.writers, c.ops/b.scale); err != nil {
-			return err
+	for _, writers := range []int{1, 16, 128} {
+		for _, await := range []bool{false, true} {
+			if err := b.duel(ctx, writers, await); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (b *bench) logRow(ctx context.Context, writers, ops int) (err error) {
-	l, err := b.openLog(ctx, writers)
+// ops are how many entries a run of ours has, and one of Tessera's, which is slower and keeps each partial bundle that it wrote.
+func ops(writers int, await bool) (ours, theirs int) {
+	switch {
+	case writers == 1:
+		ours, theirs = 1500, 300
+	case writers < 100:
+		ours, theirs = 20000, 3000
+	default:
+		ours, theirs = 40000, 12000
+	}
+	if await {
+		theirs = min(theirs, 50*writers) // not much more than ten checkpoints a second
+	}
+	return ours, theirs
+}
+
+// duel measures both logs, in turn.
+func (b *bench) duel(ctx context.Context, writers int, await bool) (err error) {
+	ours, err := b.openSignet(ctx, fmt.Sprintf("signet-%d-%t", writers, await), await)
 	if err != nil {
 		return err
 	}
-	run, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- l.Run(run) }()
-	defer func() {
-		stop()
-		err = errors.Join(err, <-ended, l.Close())
-	}()
-	var serial atomic.Int64
-	do := func(ctx context.Context, _, _ int) error {
-		e, err := entry(serial.Add(1))
+	defer func() { err = errors.Join(err, ours.close()) }()
+	theirs, err := b.openTessera(ctx, fmt.Sprintf("tessera-%d-%t", writers, await), writers)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, theirs.close()) }()
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	d := duel{what: "Durable audit entry", writers: writers, await: await}
+	if await {
+		d.what = "Audit entry under a signed checkpoint"
+		ours.add, theirs.add = ours.awaiter(waiting), theirs.awaiter(waiting)
+	}
+	n, m := ops(writers, await)
+	for i := range b.runs {
+		progress("%s, %d writers: run %d of %d", d.what, writers, i+1, b.runs)
+		if d.ours, err = ours.run(ctx, d.ours, writers, n/b.scale); err != nil {
+			return fmt.Errorf("%s: %w", ours.name, err)
+		}
+		if d.theirs, err = theirs.run(ctx, d.theirs, writers, m/b.scale); err != nil {
+			return fmt.Errorf("%s: %w", theirs.name, err)
+		}
+	}
+	return b.addDuel(ctx, d)
+}
+
+func (b *bench) addDuel(ctx context.Context, d duel) error {
+	sync, err := b.appendSync(ctx, entrySize*d.writers, 200)
+	if err != nil {
+		return err
+	}
+	f := floor{name: fmt.Sprintf("append + fsync of %d × 4 KiB, shared", d.writers), cost: perOp(sync, d.writers), wall: true}
+	at := fmt.Sprint(d.writers)
+	b.table.add(row{what: d.what + " (4 KiB with state and indexes)", at: at, samples: d.ours, floor: f})
+	b.table.add(row{what: d.what + ", Tessera POSIX (4 KiB in one leaf)", at: at, samples: d.theirs, floor: f})
+	aim := ""
+	if d.writers == 128 && d.await {
+		aim = "≥ 10"
+	}
+	ours, theirs := medianOf(d.ours, sample.rate).mid, medianOf(d.theirs, sample.rate).mid
+	b.facts = append(b.facts, fact{d.what + ", rate over Tessera POSIX's", fmt.Sprintf("%d writers", d.writers), fmt.Sprintf("%.1f", ours/theirs), aim})
+	return nil
+}
+
+// run adds one run to those before.
+func (c appender) run(ctx context.Context, before []sample, writers, ops int) ([]sample, error) {
+	s, err := load(ctx, writers, ops, self{}, func(ctx context.Context, _, _ int) error {
+		e, err := entry()
 		if err != nil {
 			return err
 		}
-		_, err = l.Append(ctx, e)
+		_, err = c.add(ctx, e)
 		return err
-	}
-	samples, err := b.repeat(fmt.Sprintf("durable entries, %d writers", writers), func() (sample, error) {
-		return load(ctx, writers, ops, self{}, do)
 	})
-	if err != nil {
-		return err
-	}
-	sync, err := b.appendSync(ctx, entrySize*writers, 200)
-	if err != nil {
-		return err
-	}
-	b.table.add(row{
-		what: "Durable audit entry (4 KiB with state and indexes)", at: fmt.Sprint(writers), samples: samples,
-		floor: floor{name: fmt.Sprintf("append + fsync of %d × 4 KiB, shared", writers), cost: perOp(sync, writers), wall: true},
-	})
-	return nil
+	return append(before, s), err
 }
 
-// openLog makes a log on a signer in software and a TPM that answers at once: the devices have rows of their own.
-func (b *bench) openLog(ctx context.Context, writers int) (*audit.Log, error) {
-	cfg := audit.Config{
-		Dir: filepath.Join(b.tmp, fmt.Sprint("log", writers)), Origin: "bench.signet.example/log", Signer: b.floors.key, Quoter: &instant{}, PCRs: []int{0},
+// logOrigin is the name of the logs that are measured.
+const logOrigin = "bench.signet.example/log"
+
+// logConfig is a log on a signer in software and a TPM that answers at once: the devices have rows of their own.
+func (b *bench) logConfig(name string) audit.Config {
+	return audit.Config{
+		Dir: filepath.Join(b.tmp, name), Origin: logOrigin, Signer: b.floors.key, Quoter: &instant{}, PCRs: []int{0},
 		IndexKey: make([]byte, 32), Now: time.Now, Log: slog.New(slog.DiscardHandler), SealInterval: time.Second, MinFree: 256 << 20,
 	}
-	first, err := record.New(record.Envelope{Type: record.TypeCeremony, Time: time.Now(), Body: []byte(`{}`)}, nil, [32]byte{})
+}
+
+// createLog makes one with its first entry.
+func createLog(ctx context.Context, cfg audit.Config) error {
+	body, err := record.EncodeBody(record.Ceremony{Origin: logOrigin, PCRs: "sha256:0"})
+	if err != nil {
+		return err
+	}
+	first, err := record.New(record.Envelope{Type: record.TypeCeremony, Time: time.Now(), Body: body}, nil, [32]byte{})
+	if err != nil {
+		return err
+	}
+	return audit.Create(ctx, cfg, []record.Entry{first})
+}
+
+// openSignet makes a log and runs it. With eager it signs each batch's checkpoint at once.
+func (b *bench) openSignet(ctx context.Context, name string, eager bool) (appender, error) {
+	cfg := b.logConfig(name)
+	if eager {
+		cfg.CheckpointInterval = time.Nanosecond
+	}
+	if err := createLog(ctx, cfg); err != nil {
+		return appender{}, err
+	}
+	l, err := runLog(ctx, cfg)
+	if err != nil {
+		return appender{}, err
+	}
+	return appender{
+		name: "Signet",
+		add: func(ctx context.Context, e record.Entry) (uint64, error) {
+			p, err := l.Append(ctx, e)
+			return p.Index, err
+		},
+		checkpoint: func(context.Context) ([]byte, error) {
+			if note := l.SignedCheckpoint(); note != nil {
+				return note, nil
+			}
+			return nil, errNoCheckpoint
+		},
+		close: l.close,
+	}, nil
+}
+
+// running is a log whose Run runs.
+type running struct {
+	*audit.Log
+	stop  context.CancelFunc
+	ended chan error
+}
+
+func runLog(ctx context.Context, cfg audit.Config) (*running, error) {
+	l, err := audit.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	if err := audit.Create(ctx, cfg, []record.Entry{first}); err != nil {
-		return nil, err
-	}
-	return audit.Open(ctx, cfg)
+	ctx, stop := context.WithCancel(ctx)
+	r := &running{Log: l, stop: stop, ended: make(chan error, 1)}
+	go func() { r.ended <- l.Run(ctx) }()
+	return r, nil
+}
+
+func (r *running) close() error {
+	r.stop()
+	return errors.Join(<-r.ended, r.Close())
 }
 
 // entrySize is about what entry writes, in bytes.
 const entrySize = 4096
 
-// entry is like that of an issuance: envelope and payload of 1 KiB each, four terms, four changes of state.
-func entry(n int64) (record.Entry, error) {
-	var salt [32]byte
-	if _, err := rand.Read(salt[:]); err != nil {
+// entry is like that of an issuance: envelope and payload of 1 KiB each, four terms, four changes of state. What fills it
+// does not become shorter by packing, as keys, digests and signatures do not.
+func entry() (record.Entry, error) {
+	var random [2304]byte
+	if _, err := rand.Read(random[:]); err != nil {
 		return record.Entry{}, err
 	}
-	now := time.Now()
-	body := fmt.Appendf(nil, `{"filler":"%0900d"}`, n)
-	e, err := record.New(record.Envelope{Type: record.TypeIssue, Time: now, Body: body}, fmt.Sprintf("%01000d", n), salt)
+	id, salt, body, payload, state := random[:16], random[16:48], random[48:723], random[723:1473], random[1473:]
+	now, name := time.Now(), hex.EncodeToString(id)
+	env := record.Envelope{Type: record.TypeIssue, Time: now, Body: fmt.Appendf(nil, `{"filler":"%s"}`, base64.StdEncoding.EncodeToString(body))}
+	e, err := record.New(env, base64.StdEncoding.EncodeToString(payload), [32]byte(salt))
 	if err != nil {
 		return e, err
 	}
 	for _, kind := range []string{"user", "agent", "task", "serial"} {
-		e.Terms = append(e.Terms, record.Term{Kind: kind, ID: fmt.Sprint(n)})
+		e.Terms = append(e.Terms, record.Term{Kind: kind, ID: name})
 	}
 	absent := record.Precondition{Op: record.Absent}
 	e.Mutations = []record.Mutation{
-		{Key: fmt.Sprint("agent/", n), Value: make([]byte, 1500), Expires: now.Add(time.Hour), Pre: absent},
-		{Key: fmt.Sprint("spki/", n), Value: []byte{1}, Expires: now.Add(time.Hour), Pre: absent},
-		{Key: fmt.Sprint("idem/", n), Value: make([]byte, 64), Expires: now.Add(time.Hour), Pre: absent},
+		{Key: "agent/" + name, Value: append(state[:len(state):len(state)], body...), Expires: now.Add(time.Hour), Pre: absent},
+		{Key: "spki/" + name, Value: []byte{1}, Expires: now.Add(time.Hour), Pre: absent},
+		{Key: "idem/" + name, Value: payload[:64], Expires: now.Add(time.Hour), Pre: absent},
 		{Key: "revoked/x", CheckOnly: true, Pre: absent},
 	}
 	return e, nil

@@ -30,18 +30,22 @@ type options struct {
 	// What a child of the benchmark runs instead.
 	echo  bool
 	serve string
+	fill  string
+	to    int
 }
 
 func main() {
 	o := options{}
 	flag.BoolVar(&o.quick, "quick", false, "fewer operations: sooner done, less exact")
-	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, opa (with decide), log, bundle, decisions, sign, verify")
+	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, opa (with decide), log, history, bundle, decisions, sign, verify")
 	flag.StringVar(&o.dir, "dir", "", "where to make the appliance and the logs; the disk matters (default: the temporary directory)")
 	flag.StringVar(&o.signetd, "signetd", "", "a built signetd (default: go build)")
 	flag.StringVar(&o.against, "against", "", "another built signetd: only compare what a spawn costs the two, in turn on the same machine")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the server to FILE-1 (spawns) and FILE-2 (decisions); rates are then lower")
 	flag.BoolVar(&o.echo, "echo", false, "be the floor's server (used by the benchmark itself)")
 	flag.StringVar(&o.serve, "serve", "", "be the appliance in this directory, profiled between SIGUSR1 and SIGUSR2 (used by the benchmark itself)")
+	flag.StringVar(&o.fill, "fill", "", "fill the log in this directory and wait to be killed (used by the benchmark itself)")
+	flag.IntVar(&o.to, "entries", 0, "with -fill: up to so many")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := o.run(ctx)
@@ -56,6 +60,8 @@ func (o options) run(ctx context.Context) error {
 	switch {
 	case o.echo:
 		return serveEcho(ctx)
+	case o.fill != "":
+		return fillLog(ctx, o.fill, o.to)
 	case o.serve != "":
 		return serveProfiled(ctx, o.serve, o.profile)
 	}
@@ -70,6 +76,9 @@ type bench struct {
 	scale  int // operations are divided by it
 	floors floors
 	table  table
+	facts  []fact
+
+	entries int // of the appliance's log in the end
 }
 
 func (o options) measure(ctx context.Context) (err error) {
@@ -94,6 +103,7 @@ func (o options) measure(ctx context.Context) (err error) {
 		return err
 	}
 	b.table.print(os.Stdout)
+	printFacts(os.Stdout, b.facts)
 	b.floors.print(os.Stdout)
 	fmt.Printf("\n%s. %d runs of each row. Load average %s before, %s after; %s in all.\n",
 		machine(), b.runs, before, loadAverage(), time.Since(started).Round(time.Second))
@@ -122,6 +132,11 @@ func (b *bench) all(ctx context.Context) error {
 	if b.wants("decisions") {
 		if err := b.decisionsRow(ctx); err != nil {
 			return fmt.Errorf("decisions: %w", err)
+		}
+	}
+	if b.wants("history") {
+		if err := b.historyRows(ctx); err != nil {
+			return fmt.Errorf("history: %w", err)
 		}
 	}
 	if b.wants("spawn") || b.wants("decide") || b.wants("opa") || b.wants("bundle") {
