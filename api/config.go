@@ -155,12 +155,20 @@ var (
 // Entries reads the log's entries. Lookup gives up to limit indexes of entries at or after from with the index term
 // (user, agent, task, grant, orchestrator, serial or decision), ascending. Receipt gives a receipt, which is a JSON
 // object, after waiting for the seal where that is asked for; it may hold the entry's payload and salt as members of
-// these names, which the API takes out for all but auditors. Export writes the evidence bundle as a tar.
+// these names, which the API takes out for all but auditors. Export writes the evidence bundle as a tar, of
+// everything or of a selection.
 type Entries interface {
 	Entry(ctx context.Context, index uint64) (Entry, error)
 	Lookup(ctx context.Context, kind, id string, from uint64, limit int) ([]uint64, error)
 	Receipt(ctx context.Context, index uint64, waitSealed bool) ([]byte, error)
-	Export(ctx context.Context, w io.Writer) error
+	Export(ctx context.Context, w io.Writer, of Selection) error
+}
+
+// Selection says whose entries an evidence bundle is about: one of these, or all where none is named.
+type Selection struct {
+	Task, Agent string
+	User        *chain.User
+	Pseudonym   string // a user, as entries name them
 }
 
 // Tree reads what proves the log: the signed checkpoint (nil while there is none), tiles of hashes and of entries

@@ -146,8 +146,12 @@ func (l shownLog) Receipt(_ context.Context, n uint64, wait bool) ([]byte, error
 	return fmt.Appendf(nil, `{"index":%d,"envelope":"e30=","payload":"c2VjcmV0","salt":"c2FsdA==","proof":"a\n<b>"}`, n), nil
 }
 
-func (l shownLog) Export(_ context.Context, w io.Writer) error {
-	if _, err := io.WriteString(w, "a tar"); err != nil {
+func (l shownLog) Export(_ context.Context, w io.Writer, of Selection) error {
+	text := "a tar"
+	if of != (Selection{}) {
+		text = fmt.Sprintf("a tar of %s %s %v %s", of.Task, of.Agent, of.User, of.Pseudonym)
+	}
+	if _, err := io.WriteString(w, text); err != nil {
 		return err
 	}
 	return l.broken

@@ -58,6 +58,7 @@ var expected = map[string]string{
 	"findReceipts":            ".ooooooo",
 	"readSeal":                "....oooo",
 	"exportBundle":            "......o.",
+	"exportSelection":         "......o.",
 	"eraseRecords":            ".......o",
 	"readCheckpoint":          "oooooooo",
 	"addCheckpoint":           "oooooooo",

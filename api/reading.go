@@ -255,20 +255,6 @@ func (s *Server) readSeal(c *call) (v1.Seal, error) {
 	}, nil
 }
 
-// exportBundle streams. Whoever reads too slowly is cut off, and so is an export that breaks: a tar without its end
-// must not look whole.
-func (s *Server) exportBundle(c *call) (reply, error) {
-	w := c.echo.Response()
-	s.header(c, w.Header(), c.route.produces, "")
-	w.Header().Set("Content-Disposition", `attachment; filename="evidence.tar"`)
-	out := &patient{w: w, now: s.cfg.Now, limit: s.cfg.Limits.Slow}
-	if err := s.cfg.Log.Export(c.ctx, out); err != nil {
-		w.Header().Del("Content-Disposition")
-		return reply{}, err
-	}
-	return reply{done: true}, nil
-}
-
 // patient moves the connection's deadline with each piece that it writes.
 type patient struct {
 	w     http.ResponseWriter

@@ -247,6 +247,32 @@ func TestAuditReading(t *testing.T) {
 	w.refused(w.do(auditor, "GET", "/v1/audit/entries/99999", nil), 404, "entry_not_found")
 	decodeAs[v1.Seal](w, w.do(operator, "GET", "/v1/audit/seals/1", nil), 200)
 	w.refused(w.do(operator, "GET", "/v1/audit/seals/2", nil), 404, "not_found")
+	task, digest := "01890a5d-ac96-774b-bcce-b302099a8001", strings.Repeat("5e", 32)
+	for body, want := range map[string]string{
+		`{"task":"` + task + `"}`:                                   "a tar of " + task + "  <nil> ",
+		`{"agent":"` + task + `"}`:                                  "a tar of  " + task + " <nil> ",
+		`{"pseudonym":"` + digest + `"}`:                            "a tar of   <nil> " + digest,
+		`{"user":{"issuer":"https://idp.example","subject":"u-1"}}`: "a tar of   &{https://idp.example u-1} ",
+	} {
+		if a := w.do(auditor, "POST", "/v1/audit/export", body); string(a.body) != want || a.header.Get("Content-Type") != "application/x-tar" {
+			t.Errorf("%s: %s", body, a.body)
+		}
+	}
+	for body, code := range map[string]string{
+		`{}`:                         codeBadRequest,
+		`{"task":""}`:                codeBadRequest,
+		`{"task":"x"}`:               codeBadRequest,
+		`{"agent":"` + digest + `"}`: codeBadRequest,
+		`{"pseudonym":"5e"}`:         codeBadRequest,
+		`{"user":{"issuer":"https://idp.example"}}`:                                              codeBadRequest,
+		`{"task":"` + task + `","agent":"` + task + `"}`:                                         codeBadRequest,
+		`{"task":"` + task + `","user":{"issuer":"https://idp.example","subject":"u-1"}}`:        codeBadRequest,
+		`{"pseudonym":"` + digest + `","user":{"issuer":"https://idp.example","subject":"u-1"}}`: codeBadRequest,
+		`{"grant":"` + task + `"}`:                                                               codeUnknownField,
+	} {
+		w.refused(w.do(auditor, "POST", "/v1/audit/export", body), 400, code)
+	}
+	w.refused(w.do(auditor, "GET", "/v1/audit/export?task="+task, nil), 400, "unknown_parameter")
 	if a := w.do(auditor, "GET", "/v1/audit/export", nil); string(a.body) != "a tar" || a.header.Get("Content-Type") != "application/x-tar" {
 		t.Errorf("export %d %s", a.status, a.body)
 	}

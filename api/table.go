@@ -147,6 +147,9 @@ func auditRoutes() []route {
 			"One seal with the TPM's statements", (*Server).readSeal),
 		bytesOf("exportBundle", http.MethodGet, "/v1/audit/export", auditor, "application/x-tar",
 			"The evidence bundle, as a tar", (*Server).exportBundle).with(func(r *route) { r.slow = true }),
+		bytesOf("exportSelection", http.MethodPost, "/v1/audit/export", auditor, "application/x-tar",
+			"The evidence about one user, task or agent: all envelopes, and of its entries what stands beside them", (*Server).exportSelection).
+			with(func(r *route) { r.request, r.slow = reflect.TypeFor[v1.ExportRequest](), true }),
 		take("eraseRecords", "/v1/erasures", privacy, http.StatusCreated,
 			"Destroy the payloads about a user, or of listed entries, for good", (*Server).erase).with(func(r *route) { r.slow = true }),
 		bytesOf("readCheckpoint", http.MethodGet, "/checkpoint", anyone, mediaText,

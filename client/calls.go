@@ -288,6 +288,24 @@ func (c *Client) Export(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("client: %w", err)
 	}
+	return c.export(req, w)
+}
+
+// ExportSelection streams the evidence about one user, task or agent, likewise.
+func (c *Client) ExportSelection(ctx context.Context, q v1.ExportRequest, w io.Writer) error {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return fmt.Errorf("client: encode request: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/v1/audit/export", bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	return c.export(req, w)
+}
+
+func (c *Client) export(req *http.Request, w io.Writer) error {
 	resp, err := c.stream(req)
 	if err != nil {
 		return err

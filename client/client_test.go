@@ -275,6 +275,7 @@ func TestRequests(t *testing.T) {
 		"GET /v1/audit/entries/3/receipt?wait=sealed": func() error { _, err := c.Receipt(ctx, 3, true); return err },
 		"GET /checkpoint":                             func() error { _, err := c.Checkpoint(ctx); return err },
 		"GET /v1/audit/export":                        func() error { return c.Export(ctx, io.Discard) },
+		"POST /v1/audit/export":                       func() error { return c.ExportSelection(ctx, v1.ExportRequest{}, io.Discard) },
 		"GET /readyz":                                 func() error { _, err := c.Ready(ctx); return err },
 	} {
 		if err := call(); err != nil || got != want {

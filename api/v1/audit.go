@@ -31,6 +31,14 @@ type Erasure struct {
 	Redactions []AuditReceipt `json:"redactions"` // the entries that say so; none of a dry run
 }
 
+// ExportRequest asks for the evidence about one user, task or agent: exactly one of these is named.
+type ExportRequest struct {
+	Task      string `json:"task,omitempty"`
+	Agent     string `json:"agent,omitempty"` // with all agents below it
+	User      *User  `json:"user,omitempty"`
+	Pseudonym string `json:"pseudonym,omitempty"` // a user, as entries name them
+}
+
 // FoundReceipt is the receipt of one of the entries that were asked for.
 type FoundReceipt struct {
 	Index   uint64          `json:"index"`

@@ -23,6 +23,7 @@ type chunkResult struct {
 	facts    []fact
 	cited    map[string]bool // policy digests
 	held     uint64
+	chosen   uint64 // of a selection
 	missing  bool   // the file is not here
 	paid     uint64 // payloads that are what their entries commit to
 
@@ -232,14 +233,22 @@ func (v *verifier) entry(r *chunkResult, index uint64, line []byte, payloads *pa
 	}
 	r.held++
 	r.times[index-r.start] = view.Time
-	if !r.cited[string(view.Policy)] && isHash(string(view.Policy)) {
+	mine := v.belongs(&view)
+	if mine {
+		r.chosen++
+	}
+	if mine && !r.cited[string(view.Policy)] && isHash(string(view.Policy)) {
 		r.cited[string(view.Policy)] = true
 	}
 	if p := payloads.of(index); p.here && view.Type == record.TypeToken {
 		env := view.Envelope()
 		v.tally.check(CheckDelegation, at(index, payloadsPath(r.n)), claims(&env, p.payload))
 	}
-	v.payload(r, index, view.PayloadHash, payloads)
+	if mine {
+		v.payload(r, index, view.PayloadHash, payloads)
+	} else {
+		v.unasked(r, index, payloads)
+	}
 	if view.Type == record.TypeDecision {
 		v.decision(r, index, line, &view)
 		return
@@ -326,7 +335,7 @@ func (f fact) resting(env record.Envelope) (_ fact, err error) {
 
 // take does what needs the chunks in order.
 func (v *verifier) take(r *chunkResult) {
-	v.held += r.held
+	v.held, v.chosen = v.held+r.held, v.chosen+r.chosen
 	if r.missing && v.gap == nil {
 		v.gap = new(r.start)
 	}

@@ -76,7 +76,7 @@ func (v *verifier) evidence() {
 			continue // asked for and not given
 		}
 		if !validPath(evidencePath(id)) || !v.files.has(evidencePath(id)) {
-			if g.index >= v.from && g.index < v.to {
+			if g.index >= v.from && g.index < v.to && v.choice.consent(id) {
 				v.tally.unsure(CheckEvidence, where, "absent: erased or withheld")
 			}
 			continue
@@ -88,6 +88,7 @@ func (v *verifier) evidence() {
 		}
 		if v.tally.check(CheckEvidence, where, err) && v.tally.check(consentCheck(proof.Type), where, proof.Verify(g.time)) {
 			g.document, g.key = proof.Document, proof.Grant.OrchestratorKey
+			v.shows(g, proof)
 		}
 	}
 }

@@ -115,7 +115,7 @@ type family struct {
 }
 
 func families() []family {
-	return slices.Concat(logFamilies(), tpmFamilies(), entryFamilies(), fileFamilies(), witnessFamilies())
+	return slices.Concat(logFamilies(), tpmFamilies(), entryFamilies(), fileFamilies(), witnessFamilies(), selectionFamilies())
 }
 
 // logFamilies are lies about the tree: who tells them has the HSM's key, and not the TPM.

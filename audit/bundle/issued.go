@@ -83,6 +83,12 @@ func (v *verifier) issue(index uint64, line []byte) {
 	if body.Kind == kindAgent {
 		v.tally.check(CheckDelegation, at(index, entriesPath(index/chunk)), v.descends(index, &env, &body))
 	}
+	if !v.choice.beside(index, &env) {
+		if v.files.has(issuedPath(index)) {
+			v.tally.fail(CheckSelection, where, "%s", notAsked)
+		}
+		return
+	}
 	if !v.files.has(issuedPath(index)) {
 		switch {
 		case v.unsigned(index, body.TBSHash):

@@ -18,6 +18,7 @@ const (
 	pathPolicyText = "policy.txt"
 	pathCheckpoint = "log/checkpoint"
 	pathEventLog   = "eventlog"
+	pathSelection  = "selection.json"
 	pathRoot       = "certs/root.pem"
 	pathAudit      = "certs/audit.pem"
 	pathAKCert     = "certs/ak-cert.pem"
@@ -101,7 +102,7 @@ func sizeLimit(path string) (limit int64, ok bool) {
 	switch path {
 	case pathManifest:
 		return maxManifest, true
-	case pathReadme, pathPolicyText, pathCheckpoint, pathRoot, pathAudit, pathAKCert, pathEK, pathAK, pathAKBinding:
+	case pathReadme, pathSelection, pathPolicyText, pathCheckpoint, pathRoot, pathAudit, pathAKCert, pathEK, pathAK, pathAKBinding:
 		return maxSmall, true
 	case pathEventLog:
 		return maxEventLog, true

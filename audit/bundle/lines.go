@@ -12,6 +12,30 @@ import (
 	"github.com/signet-pki/signet/audit/record"
 )
 
+// payloadLine is a line of payloads/<n>.jsonl; byte fields are base64.
+type payloadLine struct {
+	Index   uint64 `json:"index"`
+	Salt    []byte `json:"salt"`
+	Payload []byte `json:"payload"`
+}
+
+// jwsLine is a line of delegators/<n>.jsonl.
+type jwsLine struct {
+	Index uint64 `json:"index"`
+	JWS   string `json:"jws,omitempty"`
+	Link  string `json:"link,omitempty"`
+}
+
+func jsonLine(to *bytes.Buffer, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	to.Write(data)
+	to.WriteByte('\n')
+	return nil
+}
+
 // payloads are those of a chunk, as far as they were not yet matched with an entry, and memory for them.
 type payloads struct {
 	lines      [chunk]heldPayload

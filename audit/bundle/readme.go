@@ -42,10 +42,15 @@ func (w *writer) readme(from, to, first uint64) error {
 	if from > 0 || to < w.head.Size {
 		flags = fmt.Sprintf(" --range %d:%d", from, to)
 	}
+	about := ""
+	if w.choice != nil {
+		flags += fmt.Sprintf(" --%s %s", w.choice.By, w.choice.ID)
+		about = "\n  of which     " + w.choice.String() + ": payloads, certificates and consents of its entries alone"
+	}
 	text := strings.NewReplacer(
 		"@ORIGIN@", w.ceremony.Origin,
 		"@SIZE@", dec(w.head.Size),
-		"@RANGE@", fmt.Sprintf("%d to %d", from, to-1),
+		"@RANGE@", fmt.Sprintf("%d to %d", from, to-1)+about,
 		"@SEAL@", fmt.Sprintf("%d, %s", w.head.Number, stamp(w.head.Time)),
 		"@FLAGS@", flags,
 		"@PCRS@", sel.String(),

@@ -14,6 +14,7 @@ const (
 	CheckManifest     CheckName = "manifest"     // each file's hash; nothing missing, nothing extra
 	CheckLayout       CheckName = "layout"       // names, kinds and sizes of files
 	CheckRange        CheckName = "range"        // the entries asked for are there
+	CheckSelection    CheckName = "selection"    // what a selection asks for is here, and nothing else
 	CheckTrust        CheckName = "trust"        // the bundle's anchors are those of the trust file
 	CheckCheckpoint   CheckName = "checkpoint"   // signed by the audit key, over the recomputed root
 	CheckWitness      CheckName = "witness"      // cosigned by the witnesses that a policy demands
@@ -48,7 +49,7 @@ const (
 
 func checkOrder() []CheckName {
 	return []CheckName{
-		CheckLayout, CheckManifest, CheckRange, CheckTrust, CheckReceipt, CheckCheckpoint, CheckWitness, CheckTile, CheckEntry,
+		CheckLayout, CheckManifest, CheckRange, CheckSelection, CheckTrust, CheckReceipt, CheckCheckpoint, CheckWitness, CheckTile, CheckEntry,
 		CheckCeremony, CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot, CheckSealEntry, CheckQuote, CheckCounter, CheckBoot,
 		CheckAK, CheckCertificate, CheckDelegation, CheckConfirmation, CheckRevocation, CheckAlarm, CheckEvidence,
 		CheckConsentWebAuthn, CheckConsentJWS, CheckConsentOIDC, CheckConsentToken, CheckPolicy,
@@ -104,6 +105,7 @@ type Report struct {
 	Checks       []Check `json:"checks"`
 
 	Witnesses Witnesses `json:"witnesses"`
+	Selection *Selected `json:"selection,omitempty"` // nil: the bundle is not about one user, task or agent
 }
 
 // Hops counts the hops of the agents' certificates, each once: how many their delegator signed for, and for how many the

@@ -132,7 +132,7 @@ func TestRevocations(t *testing.T) {
 		"a sub-agent below a revoked subtree":            {chain.RevSubtree, is(agent), child, true},
 		"a sub-agent of a revoked task":                  {chain.RevTask, is(task), child, true},
 		"a sub-agent of a withdrawn grant":               {chain.RevGrant, is(grant), child, true},
-		"a sub-agent for a revoked user":                 {chain.RevUser, is("5e"), child, true},
+		"a sub-agent for a revoked user":                 {chain.RevUser, is(pseudonym), child, true},
 		"a sub-agent below a revoked orchestrator":       {chain.RevOrchestrator, is("langgraph"), child, true},
 		"a sub-agent by a revoked certificate":           {chain.RevCertificate, serialOf(first), child, true},
 		"an agent by a revoked certificate":              {chain.RevCertificate, serialOf(orch), sibling, true},
@@ -164,7 +164,7 @@ func TestRevocations(t *testing.T) {
 		"another certificate of a revoked orchestrator": {chain.RevOrchestrator, is("langgraph"), attested, true},
 		"an orchestrator attests after its certificate": {chain.RevCertificate, serialOf(orch), attested, false},
 		"a task under a withdrawn grant":                {chain.RevGrant, is(grant), opened, true},
-		"a task for a revoked user":                     {chain.RevUser, is("5e"), opened, true},
+		"a task for a revoked user":                     {chain.RevUser, is(pseudonym), opened, true},
 		"a kind and the id of another kind":             {chain.RevTask, is(agent), child, false},
 	} {
 		t.Run(name, func(t *testing.T) {

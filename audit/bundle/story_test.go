@@ -46,7 +46,7 @@ func (w *world) play(n int) *physician {
 	p := &physician{orchKey: newKey(t), agentKey: newKey(t)}
 	w.issuePeer(&p.orchKey.PublicKey)
 	document := chain.GrantDocument{
-		GrantID: id(n), Random: sha256.Sum256([]byte(id(n))), Origin: origin, Issuer: issuer, ClientID: clientID, Subject: subject, TaskID: id(n + 1),
+		GrantID: id(n), Random: sha256.Sum256([]byte(id(n))), Origin: origin, Issuer: issuer, ClientID: clientID, Subject: w.subject, TaskID: id(n + 1),
 		Task: "Study of readmissions", Scope: scope(t, "database:read:*"), MaxDepth: 3, NotAfter: w.now.Add(time.Hour).Truncate(time.Second),
 		AgentTypes: []string{"research"}, Orchestrator: orchestrator, OrchestratorKey: sha256.Sum256(spki(t, &p.orchKey.PublicKey)),
 	}
@@ -58,11 +58,11 @@ func (w *world) play(n int) *physician {
 	p.grant, err = document.Grant(chain.OIDCNonce, sha256.Sum256(evidence))
 	must(t, err)
 	grantHash := sha256.Sum256(p.document)
-	w.add(record.TypeGrant, record.Envelope{Grant: id(n), Task: id(n + 1), User: "5e"}, record.GrantBody{
+	w.add(record.TypeGrant, record.Envelope{Grant: id(n), Task: id(n + 1), User: w.user}, record.GrantBody{
 		GrantID: id(n), TaskID: id(n + 1), Status: "active", ConsentType: "oidc_nonce", EvidenceHash: hex.EncodeToString(p.grant.EvidenceHash[:]),
 		GrantHash: hex.EncodeToString(grantHash[:]), Scope: p.grant.Scope.Strings(), NotAfter: p.grant.NotAfter, MaxDepth: 3,
 		AgentTypes: document.AgentTypes, OrchestratorID: orchestrator,
-	}, record.GrantPayload{Issuer: issuer, Subject: subject})
+	}, record.GrantPayload{Issuer: issuer, Subject: w.subject})
 	w.add(record.TypeTask, record.Envelope{Grant: id(n), Task: id(n + 1)}, record.TaskBody{TaskID: id(n + 1), GrantID: id(n), Status: "open"}, nil)
 	start := chain.Delegation{TaskID: rawID(t, id(n+1)), Grant: p.grant, Hops: []chain.Hop{{
 		ID: orchestrator, SPKIHash: document.OrchestratorKey, Scope: p.grant.Scope, NotAfter: p.grant.NotAfter, MaxDepth: 3,
@@ -154,7 +154,7 @@ func (w *world) issueAs(d chain.Delegation, key *ecdsa.PublicKey, jws, link stri
 	body.Hops = hopBodies(d)
 	change(&body)
 	index := w.add(record.TypeIssue, record.Envelope{Grant: chain.FormatUUID(d.Grant.GrantID), Task: chain.FormatUUID(d.TaskID)}, body,
-		record.IssuePayload{Delegation: extension, JWS: jws, Link: link, Issuer: issuer, Subject: subject})
+		record.IssuePayload{Delegation: extension, JWS: jws, Link: link, Issuer: issuer, Subject: w.subject})
 	w.issued[index], w.jws[index], w.links[index] = pemOf("CERTIFICATE", der), jws, link
 	return index
 }
@@ -167,7 +167,7 @@ func (w *world) consent(document []byte) []byte {
 	must(t, err)
 	nonce := sha256.Sum256(document)
 	claims, err := json.Marshal(map[string]any{
-		"iss": issuer, "sub": subject, "aud": clientID, "nonce": base64.RawURLEncoding.EncodeToString(nonce[:]), "iat": w.now.Unix(), "exp": w.now.Unix() + 60,
+		"iss": issuer, "sub": w.subject, "aud": clientID, "nonce": base64.RawURLEncoding.EncodeToString(nonce[:]), "iat": w.now.Unix(), "exp": w.now.Unix() + 60,
 	})
 	must(t, err)
 	signed, err := signer.Sign(claims)

@@ -24,6 +24,9 @@ type Options struct {
 	Range    *Range                   // nil: every entry of the sealed tree must be there
 	Parallel int                      // files at a time; below 1, the number of processors. Each holds a few files in memory
 	Progress func(done, total uint64) // entries; nil: none. Called from one goroutine
+
+	Selection *Selection          // nil: what belongs to all users, tasks and agents
+	User      *record.UserPayload // or what belongs to this user, by the name that the consents in the bundle show
 }
 
 // Range is the part of the log that the auditor asked for, from From up to but not including To; it counts in whole files of 256
@@ -52,7 +55,7 @@ func Verify(ctx context.Context, fsys fs.FS, o Options) (Report, error) {
 	if v.head != nil {
 		report.Size = v.head.Size
 	}
-	report.Witnesses = v.witnesses
+	report.Witnesses, report.Selection = v.witnesses, v.selected()
 	return report, nil
 }
 
@@ -102,6 +105,10 @@ type verifier struct {
 
 	statements chain.Statements
 
+	choice *choice                       // nil: everything
+	chosen uint64                        // entries that belong to it
+	names  map[record.UserPayload]uint64 // of the user that it is by, by entry
+
 	accessTokens map[tokenName]struct{} // access tokens that no entry says were not signed
 }
 
@@ -141,6 +148,9 @@ func (v *verifier) checks(ctx context.Context) error {
 	if err := v.redactions(ctx); err != nil {
 		return err
 	}
+	if err := v.selection(ctx); err != nil {
+		return err
+	}
 	if err := v.entries(ctx); err != nil {
 		return err
 	}
@@ -150,6 +160,7 @@ func (v *verifier) checks(ctx context.Context) error {
 	v.recorded()
 	v.evidence()
 	v.policies()
+	v.strangers()
 	return v.issued(ctx)
 }
 

@@ -36,6 +36,8 @@ const (
 	issuer   = "https://idp.hospital.example"
 	subject  = "b7c1e0aa"
 	clientID = "signet-consent"
+
+	pseudonym = "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e"
 )
 
 // tpmSide makes a TPM's statements. Its keys are software's in most tests, and a real TPM's in one.
@@ -67,6 +69,8 @@ type world struct {
 	links    map[uint64]string
 	evidence map[string][]byte
 	policy   map[string][]byte
+
+	user, subject string // whom a story is about
 }
 
 type authority struct {
@@ -103,6 +107,7 @@ func newWorld(t testing.TB, device tpmSide) *world {
 	w := &world{
 		t: t, now: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC), tpm: device, audit: newKey(t),
 		issued: map[uint64][]byte{}, jws: map[uint64]string{}, links: map[uint64]string{}, evidence: map[string][]byte{}, policy: map[string][]byte{},
+		user: pseudonym, subject: subject,
 	}
 	w.root = w.authority(nil, "root")
 	w.agentCA = w.authority(w.root, "agents")
@@ -227,10 +232,19 @@ func (w *world) recordSeal() {
 	w.add(record.TypeSeal, record.Envelope{}, record.SealBody{Number: w.last.Number, Digest: hex.EncodeToString(digest[:]), Size: w.last.Size}, nil)
 }
 
-// Entries, Tile and Seal make w a bundle.Source.
+// Entries, EnvelopeRange, Tile and Seal make w a bundle.Source.
 func (w *world) Entries(_ context.Context, from, to uint64, fn func(record.Stored) error) error {
 	for _, e := range w.entries[from:to] {
 		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *world) EnvelopeRange(_ context.Context, from, to uint64, fn func(index uint64, envelope []byte) error) error {
+	for _, e := range w.entries[from:to] {
+		if err := fn(e.Index, e.Envelope); err != nil {
 			return err
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -18,6 +17,8 @@ import (
 type Source interface {
 	// Entries calls fn for each entry of [from, to) in order. fn keeps nothing of what it is given.
 	Entries(ctx context.Context, from, to uint64, fn func(record.Stored) error) error
+	// EnvelopeRange is Entries without the payloads.
+	EnvelopeRange(ctx context.Context, from, to uint64, fn func(index uint64, envelope []byte) error) error
 	// Tile returns width hashes of 32 bytes of a C2SP tile.
 	Tile(ctx context.Context, level int, index uint64, width int) ([]byte, error)
 	// Seal returns seal n; numbers run from 1 to the newest without a gap.
@@ -51,6 +52,7 @@ type Certificates struct {
 type WriteOptions struct {
 	Head         checkpoint.Sealed // the seal up to which the bundle reaches
 	From, To     uint64            // entries wanted; To 0 is the sealed size. Widened to whole files of 256
+	Selection    *Selection        // whose payloads and attachments are wanted; nil: all
 	Certificates Certificates
 	Attachments  Attachments // nil: none
 	LogPolicy    []byte      // policy.txt (C2SP tlog-policy); empty: left out
@@ -58,7 +60,7 @@ type WriteOptions struct {
 }
 
 // Write streams a bundle to sink, the manifest last. Equal inputs give equal bytes. Memory does not grow with the entries, but with a
-// manifest line for each file and an identifier for each grant. On an error the sink holds part of a bundle without a manifest, which no
+// manifest line for each file and an identifier for each grant, or with what the chains of a selection name. On an error the sink holds part of a bundle without a manifest, which no
 // verifier accepts.
 func Write(ctx context.Context, sink Sink, src Source, o WriteOptions) error {
 	seal, err := checkpoint.ParseSeal(o.Head.Text)
@@ -83,6 +85,7 @@ type writer struct {
 	grants   map[string]bool
 	policies map[string]bool
 	chunk    chunkBuffer
+	choice   *choice // nil: everything
 }
 
 // chunkBuffer holds the lines of the file being filled.
@@ -98,6 +101,9 @@ func (w *writer) run() error {
 	if err := w.readCeremony(); err != nil {
 		return err
 	}
+	if err := w.choose(from, to); err != nil {
+		return err
+	}
 	first, err := w.firstSeal(from)
 	if err != nil {
 		return err
@@ -110,6 +116,7 @@ func (w *writer) run() error {
 		func() error { return w.seals(first) },
 		func() error { return w.optional(pathPolicyText, w.opts.LogPolicy) },
 		func() error { return w.optional(pathEventLog, w.opts.EventLog) },
+		w.selection,
 		func() error { return w.readme(from, to, first) },
 	} {
 		if err := step(); err != nil {
@@ -220,12 +227,10 @@ func (w *writer) entries(from, to uint64) error {
 			return err
 		}
 	}
-	return w.src.Entries(w.ctx, from, to, func(e record.Stored) error {
-		if err := w.attach(e); err != nil {
-			return fmt.Errorf("entry %d: %w", e.Index, err)
-		}
-		return w.line(e)
-	})
+	if w.choice != nil {
+		return w.chosen(from, to)
+	}
+	return w.src.Entries(w.ctx, from, to, w.entry)
 }
 
 // line adds an entry to the open files and closes them when they are full or the tree ends.
@@ -259,30 +264,6 @@ func (w *writer) line(e record.Stored) error {
 	return nil
 }
 
-// payloadLine is a line of payloads/<n>.jsonl; byte fields are base64.
-type payloadLine struct {
-	Index   uint64 `json:"index"`
-	Salt    []byte `json:"salt"`
-	Payload []byte `json:"payload"`
-}
-
-// jwsLine is a line of delegators/<n>.jsonl.
-type jwsLine struct {
-	Index uint64 `json:"index"`
-	JWS   string `json:"jws,omitempty"`
-	Link  string `json:"link,omitempty"`
-}
-
-func jsonLine(to *bytes.Buffer, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	to.Write(data)
-	to.WriteByte('\n')
-	return nil
-}
-
 // attach writes what stands beside an entry.
 func (w *writer) attach(e record.Stored) error {
 	if w.opts.Attachments == nil {
@@ -292,15 +273,17 @@ func (w *writer) attach(e record.Stored) error {
 	if err != nil {
 		return err
 	}
-	if env.Type == record.TypeIssue {
+	if env.Type == record.TypeIssue && w.choice.beside(e.Index, &env) {
 		if err := w.issued(e.Index); err != nil {
 			return err
 		}
 	}
-	if err := w.once(w.grants, env.Grant, evidencePath, w.opts.Attachments.Evidence); err != nil {
-		return err
+	if w.choice.consent(env.Grant) {
+		if err := w.once(w.grants, env.Grant, evidencePath, w.opts.Attachments.Evidence); err != nil {
+			return err
+		}
 	}
-	if !isHash(env.Policy) {
+	if !isHash(env.Policy) || !w.choice.belongs(&env) {
 		return nil
 	}
 	return w.once(w.policies, env.Policy, policyPath, w.opts.Attachments.Policy)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/signet-pki/signet/audit/bundle"
+	"github.com/signet-pki/signet/audit/record"
 )
 
 const (
@@ -47,6 +48,11 @@ func readReceipt(path string) (bundle.Receipt, error) {
 type bundleCommand struct {
 	Trust           string `help:"Trust file with the auditor's anchors; without it the bundle's own are taken." type:"path" placeholder:"FILE"`
 	Range           string `help:"Entries that must be there, first and one past the last, when the bundle is a part of the log. Default: all." placeholder:"FROM:TO"`
+	Task            string `help:"That the bundle is of this task was asked for." xor:"of" placeholder:"UUID"`
+	Agent           string `help:"Of this agent, and those below it." xor:"of" placeholder:"UUID"`
+	User            string `help:"Of this user, as entries name them." xor:"of" placeholder:"PSEUDONYM"`
+	Issuer          string `help:"Of the user whom the consents in it name: their identity provider." and:"person" placeholder:"URL"`
+	Subject         string `help:"And their subject there." and:"person" xor:"of" placeholder:"SUB"`
 	RequireComplete bool   `help:"Findings about completeness make the bundle invalid too."`
 	Progress        bool   `help:"Say on standard error how far it is, at each hundredth."`
 	JSON            bool   `help:"Print the report as JSON."`
@@ -60,6 +66,9 @@ func (c *bundleCommand) Run(ctx context.Context, t terminal) error {
 		return err
 	}
 	options := bundle.Options{Trust: trust}
+	if err := c.asked(&options); err != nil {
+		return err
+	}
 	if c.Range != "" {
 		if options.Range, err = parseRange(c.Range); err != nil {
 			return err
@@ -92,6 +101,23 @@ func (t terminal) progress() func(done, total uint64) {
 			_, _ = fmt.Fprintf(t.err, "%d %%: %d of %d entries\n", part, done, total) // the report matters, not this
 		}
 	}
+}
+
+// asked says which part of the log the auditor asked for, by whom it is about.
+func (c *bundleCommand) asked(o *bundle.Options) error {
+	for _, of := range []bundle.Selection{{By: bundle.ByTask, ID: c.Task}, {By: bundle.ByAgent, ID: c.Agent}, {By: bundle.ByUser, ID: c.User}} {
+		if of.ID == "" {
+			continue
+		}
+		if err := of.Check(); err != nil {
+			return fmt.Errorf("--%s: %w", of.By, err)
+		}
+		o.Selection = &of
+	}
+	if c.Subject != "" {
+		o.User = &record.UserPayload{Issuer: c.Issuer, Subject: c.Subject}
+	}
+	return nil
 }
 
 func parseRange(text string) (*bundle.Range, error) {

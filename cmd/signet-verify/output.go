@@ -23,6 +23,12 @@ func (t terminal) report(r bundle.Report, asJSON bool) error {
 	fmt.Fprintf(w, "anchors:\t%s\n", r.Anchors)
 	fmt.Fprintf(w, "log:\t%s\n", r.Origin)
 	fmt.Fprintf(w, "checked:\t%d entries of %d, %d seals\n", r.Entries, r.Size, r.Seals)
+	if s := r.Selection; s != nil {
+		fmt.Fprintf(w, "selection:\t%s\n", s)
+		if s.User != nil {
+			fmt.Fprintf(w, "user:\t%s at %s, as the consents here show\n", s.User.Subject, s.User.Issuer)
+		}
+	}
 	if r.Erased > 0 {
 		fmt.Fprintf(w, "erased:\t%d payloads, as redact entries say\n", r.Erased)
 	}

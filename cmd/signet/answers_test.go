@@ -87,6 +87,8 @@ func (f *fake) answer(r *http.Request, body []byte) (int, any) {
 		return 200, "a proof"
 	case "GET /v1/audit/export":
 		return 200, "a bundle"
+	case "POST /v1/audit/export":
+		return 200, "a selection by " + string(body)
 	case "GET /checkpoint":
 		return 200, origin + "\n7\nAAAA\n\n— " + origin + " BBBB\n"
 	case "GET /readyz":

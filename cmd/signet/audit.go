@@ -145,11 +145,25 @@ func summary(e v1.Entry) string {
 }
 
 type exportCommand struct {
-	Out string `name:"out" required:"" placeholder:"FILE" help:"Write it there."`
+	Out     string `name:"out" required:"" placeholder:"FILE" help:"Write it there."`
+	Task    string `name:"task" placeholder:"UUID" xor:"of" help:"Only what belongs to this task; all entries come along without what stands beside them."`
+	Agent   string `name:"agent" placeholder:"UUID" xor:"of" help:"To this agent, and those below it."`
+	Issuer  string `name:"issuer" placeholder:"URL" and:"user" help:"To a user: their identity provider."`
+	Subject string `name:"subject" placeholder:"SUB" and:"user" xor:"of" help:"And their subject there."`
+	User    string `name:"user" placeholder:"PSEUDONYM" xor:"of" help:"Or the user, as entries name them."`
 }
 
 func (q exportCommand) Run(ctx context.Context, s *session) error {
-	return s.save(q.Out, func(c *client.Client, w io.Writer) error { return c.Export(ctx, w) })
+	of := v1.ExportRequest{Task: q.Task, Agent: q.Agent, Pseudonym: q.User}
+	if q.Subject != "" {
+		of.User = &v1.User{Issuer: q.Issuer, Subject: q.Subject}
+	}
+	return s.save(q.Out, func(c *client.Client, w io.Writer) error {
+		if of == (v1.ExportRequest{}) {
+			return c.Export(ctx, w)
+		}
+		return c.ExportSelection(ctx, of, w)
+	})
 }
 
 // save writes what the appliance gives to a new file, which exists in whole or not at all.

@@ -3,7 +3,7 @@
 signet-verify. Usage: verify.py BUNDLE... (directories or tar archives). Python 3.11 with its standard library, and openssl for signatures.
 It checks the core: files, manifest, entries, payloads, tree, checkpoint, seals, the TPM's statements, the keys that entry 0 pins, and that each
 certificate has its entry. It leaves to signet-verify: trust file, parts of a log, tiles above level 0, paths of certificates, delegation, consent,
-policy, revocation, what was erased (it calls that absent), entries about PCRs that did not change, the EK. The keys are the bundle's own: compare what the last line says with what you know.
+policy, revocation, what was erased or not selected (it calls that absent), entries about PCRs that did not change, the EK. The keys are the bundle's own: compare what the last line says with what you know.
 
 Prints "check index file: text" for each failure ("-" where there is none; below seals/ the index is the seal's number), the same behind
 "unproven" for what the bundle does not show, and the verdict. Exit status: 0 valid, 1 invalid, 2 unreadable or wrong usage."""
@@ -11,7 +11,7 @@ import base64, bisect, collections, datetime, functools, hashlib, hmac, json, os
 MAX_FILES, CLOCK, SILENCE, ORDERLY = 1 << 22, 10, 600, 256  # CLOCK and SILENCE in seconds; ORDERLY: how far a reset may move the counter
 NUM = "(?:0|[1-9][0-9]{0,19})"
 LAYOUT = [(re.compile(pattern), limit) for pattern, limit in [  # bundle.md, Files and Bounds
-    (r"README\.verify|policy\.txt|log/checkpoint|certs/(root|audit|ak|ak-cert|ek)\.pem|certs/ak-binding\.json|evidence/[^/]+\.json", 256 << 10),
+    (r"README\.verify|selection\.json|policy\.txt|log/checkpoint|certs/(root|audit|ak|ak-cert|ek)\.pem|certs/ak-binding\.json|evidence/[^/]+\.json", 256 << 10),
     (rf"certs/(issued/|issuing-){NUM}\.pem|seals/{NUM}\.(txt|quote|quote\.sig|pcrs|nv|nv\.sig)", 256 << 10), (r"MANIFEST\.sha256", 1 << 30),
     (rf"log/tile/[0-9]{{1,2}}/(x[0-9]{{3}}/){{0,5}}[0-9]{{3}}(\.p/{NUM})?", 8 << 10), (rf"entries/{NUM}\.jsonl", 16 << 20), (r"eventlog", 16 << 20),
     (rf"payloads/{NUM}\.jsonl", 88 << 20), (rf"delegators/{NUM}\.jsonl", 5 << 20), (r"policy/[0-9a-f]{64}\.tar\.gz", 64 << 20)]]

@@ -16,12 +16,13 @@ import (
 	"github.com/signet-pki/signet/audit"
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/internal/testrig/swtpm"
+	"github.com/signet-pki/signet/tpm/quote"
 )
 
 func realTPM(t *testing.T) audit.Quoter {
 	t.Helper()
 	c := Config{TPM: TPM{Path: swtpm.New(t).Path(), PCRs: "sha256:0,1,2,3,4,5,6,7", Timeout: 30 * time.Second}}
-	dev, err := c.openTPM(t.Context(), slog.New(slog.DiscardHandler))
+	dev, err := c.openTPM(t.Context(), quote.Binding{}, slog.New(slog.DiscardHandler))
 	must(t, err)
 	t.Cleanup(func() { must(t, dev.Close()) })
 	k := ceremonyKeys{tpm: dev}

@@ -26,6 +26,8 @@ type apiLog struct {
 	beside  attachments
 	anchors bundle.ReceiptAnchors
 
+	pseudonym func(issuer, subject string) string
+
 	verifier  note.Verifier
 	vkey      string
 	logPolicy []byte
@@ -177,18 +179,36 @@ func (l *apiLog) proving(index uint64) (signedHead, *checkpoint.Sealed, error) {
 	return signedHead{signed, head.Size}, nil, nil
 }
 
-// Export writes the evidence bundle of the whole log up to the last seal, or the newest cosigned one.
-func (l *apiLog) Export(ctx context.Context, w io.Writer) error {
+// Export writes the evidence bundle of the log up to the last seal, or the newest cosigned one.
+func (l *apiLog) Export(ctx context.Context, w io.Writer, of api.Selection) error {
 	s, ok := l.witnesses.seal()
 	if !ok {
 		return api.ErrNotSealed
 	}
 	tar := bundle.NewTar(w)
-	err := bundle.Write(ctx, tar, l.log, bundle.WriteOptions{Head: s, Certificates: l.certs, Attachments: l.beside, LogPolicy: l.logPolicy})
+	err := bundle.Write(ctx, tar, l.log, bundle.WriteOptions{
+		Head: s, Selection: l.selection(of), Certificates: l.certs, Attachments: l.beside, LogPolicy: l.logPolicy,
+	})
 	if err != nil {
 		return err
 	}
 	return tar.Close()
+}
+
+// selection names a user as entries do. It is nil where everything is wanted.
+func (l *apiLog) selection(of api.Selection) *bundle.Selection {
+	switch {
+	case of.Task != "":
+		return &bundle.Selection{By: bundle.ByTask, ID: of.Task}
+	case of.Agent != "":
+		return &bundle.Selection{By: bundle.ByAgent, ID: of.Agent}
+	case of.Pseudonym != "":
+		return &bundle.Selection{By: bundle.ByUser, ID: of.Pseudonym}
+	case of.User != nil:
+		return &bundle.Selection{By: bundle.ByUser, ID: l.pseudonym(of.User.Issuer, of.User.Subject)}
+	default:
+		return nil
+	}
 }
 
 // Checkpoint is the newest cosigned one, or else the newest signed one.

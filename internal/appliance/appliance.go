@@ -126,7 +126,7 @@ func (a *Appliance) assemble(ctx context.Context, indexKey []byte, o Options) er
 	if a.scenario, err = a.cfg.newConformance(ctx, o.Now, a.logger); err != nil {
 		return err
 	}
-	return a.newServer(ctx, t, certifier, engine, o)
+	return a.newServer(ctx, t, certifier, engine, indexKey, o)
 }
 
 func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, statements *statements, engine *policies, indexKey []byte, now func() time.Time) (*delegation.Service, error) {

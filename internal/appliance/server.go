@@ -11,7 +11,7 @@ import (
 )
 
 // newServer puts the API in front of the parts.
-func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine *policies, o Options) error {
+func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine *policies, indexKey []byte, o Options) error {
 	certs, err := a.cfg.certificates(t)
 	if err != nil {
 		return err
@@ -23,7 +23,7 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 	if a.witnesses, log.logPolicy, err = a.newWitnesses(ctx, log.vkey, log.verifier, o.Now); err != nil {
 		return fmt.Errorf("witnesses: %w", err)
 	}
-	log.witnesses = a.witnesses
+	log.witnesses, log.pseudonym = a.witnesses, pseudonyms(indexKey)
 	if a.witness, err = a.newWitness(ctx, o.Now); err != nil {
 		return fmt.Errorf("witness: %w", err)
 	}

@@ -292,6 +292,11 @@ func (s *synthetic) Entries(_ context.Context, from, to uint64, fn func(record.S
 	return nil
 }
 
+// EnvelopeRange gives all that an entry has.
+func (s *synthetic) EnvelopeRange(ctx context.Context, from, to uint64, fn func(index uint64, envelope []byte) error) error {
+	return s.Entries(ctx, from, to, func(e record.Stored) error { return fn(e.Index, e.Envelope) })
+}
+
 // Tile gives hashes of a level.
 func (s *synthetic) Tile(_ context.Context, level int, index uint64, width int) ([]byte, error) {
 	hashes := s.leaves
