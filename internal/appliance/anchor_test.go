@@ -65,7 +65,7 @@ func TestOlderCopy(t *testing.T) {
 	base := t.TempDir()
 	q := realTPM(t)
 	cfg := audit.Config{
-		Dir: filepath.Join(base, "log"), Origin: "signet.test/log", Signer: key, Quoter: q, IndexKey: make([]byte, 32), Now: time.Now,
+		Dir: filepath.Join(base, "log"), Origin: "signet.test/log", Signer: key, Quoter: q, PCRs: []int{0, 1, 2, 3, 4, 5, 6, 7}, IndexKey: make([]byte, 32), Now: time.Now,
 		Log: slog.New(slog.DiscardHandler), SealInterval: 50 * time.Millisecond, MinFree: 1 << 20, Ballast: 1 << 20,
 	}
 	must(t, audit.Create(t.Context(), cfg, []record.Entry{taskEntry(t)}))
