@@ -90,6 +90,11 @@ type Erasing interface {
 	Erase(ctx context.Context, by delegation.Caller, q delegation.EraseRequest) (delegation.Erasure, error)
 }
 
+// Retaining prunes the log.
+type Retaining interface {
+	Prune(ctx context.Context, by delegation.Caller, q delegation.PruneRequest) (delegation.Pruned, error)
+}
+
 // Reviewed records who reviews policy; Reviews does it.
 type Reviewed interface {
 	RecordReview(ctx context.Context, by delegation.Caller, action, target string, detail map[string]string) (delegation.Position, error)
@@ -105,6 +110,7 @@ type Reviews interface {
 type Deciding interface {
 	Access
 	Erasing
+	Retaining
 	Reviewed
 }
 
@@ -150,6 +156,7 @@ var _ Domain = (*delegation.Service)(nil)
 var (
 	ErrNotFound  = errors.New("api: not in the log")
 	ErrNotSealed = errors.New("api: not sealed yet")
+	ErrPruned    = errors.New("api: not in the log any more")
 )
 
 // Entries reads the log's entries. Lookup gives up to limit indexes of entries at or after from with the index term
@@ -169,6 +176,12 @@ type Selection struct {
 	Task, Agent string
 	User        *chain.User
 	Pseudonym   string // a user, as entries name them
+}
+
+// Retained says what of the log is left: the minimum index, below which all but the first 256 entries give ErrPruned, and the index of
+// the prune entry that says so; ok is false while nothing was pruned.
+type Retained interface {
+	Pruned() (minimum, entry uint64, ok bool)
 }
 
 // Tree reads what proves the log: the signed checkpoint (nil while there is none), tiles of hashes and of entries
@@ -193,6 +206,7 @@ type Proofs interface {
 // Log is the audit log.
 type Log interface {
 	Entries
+	Retained
 	Tree
 	Proofs
 }

@@ -35,6 +35,7 @@ type memoryLog struct {
 	sealed  uint64        // size of the last sealed tree
 	sealing chan struct{} // closed by the next seal
 	signed  atomic.Bool   // a signed checkpoint covers every entry
+	minimum atomic.Uint64 // entries from 256 up to it were pruned
 }
 
 func (l *memoryLog) Append(_ context.Context, e record.Entry) (delegation.Position, error) {
@@ -114,7 +115,22 @@ func (l *memoryLog) Scan(_ context.Context, prefix, after string, limit int, fn 
 // shown is the log as the API wants it.
 type shownLog struct{ *memoryLog }
 
+func (l shownLog) Pruned() (minimum, entry uint64, ok bool) {
+	minimum = l.minimum.Load()
+	return minimum, minimum + 7, minimum > 0
+}
+
+func (l shownLog) gone(n uint64) error {
+	if n < 256 || n >= l.minimum.Load() {
+		return nil
+	}
+	return fmt.Errorf("entry %d: %w", n, ErrPruned)
+}
+
 func (l shownLog) Entry(_ context.Context, n uint64) (Entry, error) {
+	if err := l.gone(n); err != nil {
+		return Entry{}, err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n >= uint64(len(l.entries)) {
@@ -166,8 +182,8 @@ func (l shownLog) Tile(_ context.Context, level int, index uint64, width int) ([
 	return bytes.Repeat([]byte{7}, 32*width), nil
 }
 
-func (l shownLog) EntryTile(context.Context, uint64, int) ([]byte, error) {
-	return []byte("entries"), nil
+func (l shownLog) EntryTile(_ context.Context, index uint64, _ int) ([]byte, error) {
+	return []byte("entries"), l.gone(256 * index)
 }
 
 func (l shownLog) size() uint64 {

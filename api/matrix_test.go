@@ -60,6 +60,8 @@ var expected = map[string]string{
 	"exportBundle":            "......o.",
 	"exportSelection":         "......o.",
 	"eraseRecords":            ".......o",
+	"pruneEntries":            ".....o..",
+	"readRetention":           "oooooooo",
 	"readCheckpoint":          "oooooooo",
 	"addCheckpoint":           "oooooooo",
 	"readTile":                "oooooooo",

@@ -49,6 +49,8 @@ const (
 	codeInputErased         = "input_erased"
 	codeReviewBusy          = "review_busy"
 	codeNotSealed           = "not_sealed"
+	codePruned              = "entry_pruned"
+	codeTooRecent           = "too_recent"
 	codeProof               = "proof_invalid"
 	codeRateLimited         = "rate_limited"
 	codeOverloaded          = "overloaded"
@@ -63,6 +65,8 @@ var statuses = map[string]int{
 	codeBodyTooLarge:         http.StatusRequestEntityTooLarge,
 	codeBodyTimeout:          http.StatusRequestTimeout,
 	codeNotSealed:            http.StatusConflict,
+	codePruned:               http.StatusGone,
+	codeTooRecent:            http.StatusUnprocessableEntity,
 	"idempotency_key_reused": http.StatusUnprocessableEntity, // draft-ietf-httpapi-idempotency-key-header §2.7
 	policy.BundleTooLarge:    http.StatusRequestEntityTooLarge,
 	codeProof:                http.StatusUnprocessableEntity, // tlog-witness, "add-checkpoint"

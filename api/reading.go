@@ -123,8 +123,12 @@ func (s *Server) indexes(ctx context.Context, kind, id string, from uint64, limi
 	if kind != "" {
 		return s.cfg.Log.Lookup(ctx, kind, id, from, limit)
 	}
+	minimum, _, _ := s.cfg.Log.Pruned()
 	out := make([]uint64, limit)
 	for i := range out {
+		if from >= tileWidth && from < minimum {
+			from = minimum
+		}
 		out[i] = from
 		from++
 	}

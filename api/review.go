@@ -182,6 +182,8 @@ func reviewRefusal(err error) error {
 		return refuse(delegation.Unavailable, codeReviewBusy, "", "another review is under way")
 	case errors.Is(err, review.ErrNoBundle):
 		return refuse(delegation.NotFound, codeBundleUnknown, "", "there is no such bundle")
+	case errors.Is(err, review.ErrPruned):
+		return ErrPruned
 	case errors.Is(err, review.ErrNotFound):
 		return errNoEntry()
 	case errors.Is(err, review.ErrNoInput):

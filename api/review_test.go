@@ -28,6 +28,8 @@ func (l reviewedLog) Size() uint64 {
 	return uint64(len(l.entries))
 }
 
+func (l reviewedLog) Minimum() uint64 { return l.minimum.Load() }
+
 func (l reviewedLog) Lookup(ctx context.Context, t record.Term, from uint64, limit int) ([]uint64, error) {
 	return l.shownLog.Lookup(ctx, t.Kind, t.ID, from, limit)
 }
@@ -35,6 +37,9 @@ func (l reviewedLog) Lookup(ctx context.Context, t record.Term, from uint64, lim
 func (l reviewedLog) Entries(ctx context.Context, from, to uint64, fn func(record.Stored) error) error {
 	for ; from < to; from++ {
 		e, err := l.Entry(ctx, from)
+		if errors.Is(err, ErrPruned) {
+			return review.ErrPruned
+		}
 		if err != nil {
 			return err
 		}

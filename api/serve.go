@@ -214,6 +214,8 @@ func (s *Server) classify(c *call, err error) *delegation.Error {
 		return e
 	case errors.Is(err, ErrNotFound):
 		return refuse(delegation.NotFound, codeNotFound, "", "there is no such thing")
+	case errors.Is(err, ErrPruned):
+		return refuse(delegation.NotFound, codePruned, "", "this entry was pruned: GET /v1/audit/retention names the entry that says where it is")
 	case errors.Is(err, ErrNotSealed):
 		return refuse(delegation.Conflict, codeNotSealed, "", "nothing signed or sealed covers that yet; ask again, or with wait=sealed where it is offered")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

@@ -235,7 +235,20 @@ func (l *Log) writeItem(t *store.Txn, it *item, index uint64, now time.Time) err
 			return err
 		}
 	}
-	for _, w := range it.raw {
+	return it.writeRaw(t, index)
+}
+
+// writeRaw writes what is the log's own.
+func (it *item) writeRaw(t *store.Txn, index uint64) error {
+	raw := it.raw
+	if it.placed != nil {
+		p, err := it.placed(index)
+		if err != nil {
+			return err
+		}
+		raw = append(raw[:len(raw):len(raw)], p)
+	}
+	for _, w := range raw {
 		var err error
 		if w.value == nil {
 			err = t.Delete(w.key)
@@ -244,6 +257,25 @@ func (l *Log) writeItem(t *store.Txn, it *item, index uint64, now time.Time) err
 		}
 		if err != nil {
 			return err
+		}
+	}
+	return it.dropStale(t)
+}
+
+// dropStale deletes state that was found to belong to pruned entries, unless it was written anew since.
+func (it *item) dropStale(t *store.Txn) error {
+	for _, key := range it.stale {
+		value, err := t.Get(key)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if _, before := belongsBefore(value, it.first); before {
+			if err := t.Delete(key); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

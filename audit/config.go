@@ -44,6 +44,9 @@ type Config struct {
 	PCRs []int
 	// Private says which keys of domain state hold what an entry's erasure takes with it; nil: none.
 	Private func(key string) bool
+	// Archived says which of these an archive of the entry holds too, so that pruning the entry takes them with it. The others keep
+	// their entry from being pruned. nil: none.
+	Archived func(key string) bool
 	// Replay compares domain state with the entries, for Fsck alone; nil: it is not compared.
 	Replay Replay
 	Now    func() time.Time
@@ -101,6 +104,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Private == nil {
 		c.Private = func(string) bool { return false }
+	}
+	if c.Archived == nil {
+		c.Archived = func(string) bool { return false }
 	}
 	if c.hooks.space == nil {
 		c.hooks.space = space

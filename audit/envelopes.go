@@ -12,5 +12,7 @@ func (l *Log) EnvelopeRange(ctx context.Context, from, to uint64, fn func(index 
 	if from > to || to > l.Head().Size {
 		return fmt.Errorf("%w: entries %d to %d of %d", ErrNotFound, from, to, l.Head().Size)
 	}
-	return eachEnvelope(ctx, l.db, from, to, func(_ *store.Txn, index uint64, envelope []byte) error { return fn(index, envelope) })
+	return l.unpruned(from, to, func() error {
+		return eachEnvelope(ctx, l.db, from, to, func(_ *store.Txn, index uint64, envelope []byte) error { return fn(index, envelope) })
+	})
 }

@@ -42,7 +42,7 @@ func (l *Log) Erase(ctx context.Context, e record.Entry) (Position, error) {
 	if err := l.cfg.hooks.reach("redacted"); err != nil {
 		return pos, err
 	}
-	return pos, l.vault.destroy(leaves, next.Generation)
+	return pos, l.vault.destroy(leaves, 0, next.Generation)
 }
 
 func (l *Log) newErasure(e record.Entry) (*item, []uint64, error) {
@@ -127,7 +127,7 @@ func (l *Log) catchUp(ctx context.Context) error {
 		return err
 	}
 	var leaves []uint64
-	err = eachEnvelope(ctx, l.db, 0, l.Head().Size, func(_ *store.Txn, index uint64, raw []byte) error {
+	err = l.Envelopes(ctx, func(index uint64, raw []byte) error {
 		if !bytes.Contains(raw, []byte(record.TypeRedact)) {
 			return nil
 		}
@@ -142,5 +142,5 @@ func (l *Log) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return l.vault.destroy(leaves, known.Generation)
+	return l.vault.destroy(leaves, l.Minimum(), known.Generation)
 }

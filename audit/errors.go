@@ -25,6 +25,10 @@ var (
 	ErrExists = errors.New("audit: log exists already")
 	// ErrNotFound: no such entry, seal or tile, or not yet.
 	ErrNotFound = errors.New("audit: not found")
+	// ErrPruned: the log no longer has the entry; its leaf and its proofs it has. The newest prune entry says where it is.
+	ErrPruned = errors.New("audit: entry was pruned")
+	// ErrNotPrunable: a range may not be pruned, or not yet; the message says why. Nothing was written.
+	ErrNotPrunable = errors.New("audit: not to be pruned")
 	// ErrSealTooOld: the last seal is older than MaxSealAge, or there is none.
 	ErrSealTooOld = errors.New("audit: last seal is too old")
 	// ErrPrecondition: a precondition without an error of its own does not hold.

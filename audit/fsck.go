@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -27,7 +26,7 @@ const maxFindings = 1000
 
 // Finding is one thing that is wrong.
 type Finding struct {
-	What   string // entry payload payload_keys index state tile head heads_log seal
+	What   string // entry payload payload_keys pruned index state tile head heads_log seal
 	Index  uint64 // of the entry, tile or seal; 0: of state that no entry makes
 	Detail string
 }
@@ -37,6 +36,7 @@ type Report struct {
 	Entries  uint64
 	Payloads uint64
 	Erased   uint64 // payloads that a redact entry names, and that are gone
+	Pruned   uint64 // entries that a prune entry names, and that are gone; their leaves were read from tiles
 	Tiles    uint64 // complete ones
 	Seals    uint64
 	Findings []Finding
@@ -132,6 +132,8 @@ type fsck struct {
 	indexed  uint64             // keys of the index that the entries have
 	absent   []uint64           // payloads
 	redacted map[uint64]bool    // entries that redact entries name
+	pruned   pruned             // what the store says
+	prunes   map[uint64]uint64  // to what prune entries prune, by index
 	found    map[Anchor]bool    // states of the TPM that device entries tell, Restart zeroed
 }
 
@@ -144,6 +146,7 @@ type claim struct {
 
 func (f *fsck) run(ctx context.Context) error {
 	f.roots, f.digests, f.found, f.redacted = map[uint64][]claim{}, map[uint64]string{}, map[Anchor]bool{}, map[uint64]bool{}
+	f.prunes = map[uint64]uint64{}
 	var raw []byte
 	err := f.db.View(func(t *store.Txn) (err error) {
 		raw, err = t.Get([]byte(keyHead))
@@ -156,6 +159,9 @@ func (f *fsck) run(ctx context.Context) error {
 	if f.head, err = parseHead(raw); err != nil {
 		f.report.add("head", 0, "%v", err)
 		return nil
+	}
+	if f.pruned, err = readPruned(f.db); err != nil {
+		f.report.add(whatPruned, 0, "%v", err)
 	}
 	c := f.head.checkpoint
 	if c.Origin != f.cfg.Origin {
@@ -177,6 +183,7 @@ func (f *fsck) run(ctx context.Context) error {
 		f.report.add("entry", f.report.Entries, "%v; nothing from here on was checked", err)
 	}
 	f.checkAbsent()
+	f.checkPruned()
 	f.checkState()
 	f.checkChain(seals)
 	if err := f.checkIndexed(ctx); err != nil {
@@ -257,11 +264,14 @@ func (f *fsck) checkSeal(n uint64, sealed checkpoint.Sealed, seal checkpoint.Sea
 // readEntries hashes all entries in order, and compares tiles and roots on the way.
 func (f *fsck) readEntries(ctx context.Context) error {
 	f.checkRoots()
-	size := f.head.checkpoint.Size
-	return eachEnvelope(ctx, f.db, 0, size, func(t *store.Txn, index uint64, envelope []byte) error {
-		f.readEntry(t, index, envelope)
-		f.leaves = append(f.leaves, record.LeafHash(envelope))
-		next := index + 1
+	return eachLeaf(ctx, f.db, f.pruned.Minimum, f.head.checkpoint.Size, func(t *store.Txn, l leaf) error {
+		if l.envelope != nil {
+			f.readEntry(t, l.index, l.envelope)
+		} else {
+			f.report.Pruned++
+		}
+		f.leaves = append(f.leaves, l.hash)
+		next := l.index + 1
 		if next%merkle.TileWidth == 0 || f.roots[next] != nil {
 			f.grow()
 		}
@@ -299,52 +309,14 @@ func (f *fsck) readEntry(t *store.Txn, index uint64, envelope []byte) {
 		for _, l := range leaves {
 			f.redacted[l] = true
 		}
+	case record.TypePrune:
+		body, err := record.PruneOf(env, index)
+		if err != nil {
+			f.report.add("entry", index, "%v", err)
+			return
+		}
+		f.prunes[index] = body.To
 	default:
-	}
-}
-
-// checkPayload gives the payload, and counts one that is absent; whether it was erased is seen at the end, when the redact entries
-// are read.
-func (f *fsck) checkPayload(t *store.Txn, index uint64, env record.Envelope) []byte {
-	salt, payload, err := f.vault.readPayload(t, index)
-	switch {
-	case err != nil:
-		f.report.add("payload", index, "%v", err)
-	case salt != nil:
-		f.report.Payloads++
-		if record.PayloadHash(salt, payload) != env.PayloadHash {
-			f.report.add("payload", index, "is not the one that the envelope names")
-		}
-	case env.PayloadHash != "":
-		f.absent = append(f.absent, index)
-	}
-	return payload
-}
-
-// checkAbsent tells what is gone without an entry that erased it.
-func (f *fsck) checkAbsent() {
-	for _, index := range f.absent {
-		if f.redacted[index] {
-			f.report.Erased++
-		} else {
-			f.report.add("payload", index, "is absent, and no entry says that it was erased")
-		}
-	}
-}
-
-// readKeys opens the keys of payloads. Nothing is destroyed here that a crash left: opening the log does that.
-func (f *fsck) readKeys() {
-	known, marked, err := readErasures(f.db)
-	if err != nil {
-		f.report.add("payload_keys", 0, "%v", err)
-	}
-	f.vault, err = openVault(f.cfg.Dir)
-	switch {
-	case !marked && errors.Is(err, fs.ErrNotExist): // a log that began before payloads had keys
-	case err != nil:
-		f.report.add("payload_keys", 0, "%v", err)
-	case marked && erasuresOf(f.vault.tree.Load()).Check != known.Check:
-		f.report.add("payload_keys", 0, "%s is that of another log", keysName)
 	}
 }
 
@@ -384,7 +356,11 @@ func (f *fsck) checkChain(seals []sealRef) {
 	for i, ref := range seals {
 		n := ref.seal.Number
 		digest := ref.sealed.Digest()
-		if got := f.digests[n]; got != hex.EncodeToString(digest[:]) {
+		got := f.digests[n]
+		if got == "" && ref.seal.Size < f.pruned.Minimum {
+			got = hex.EncodeToString(digest[:]) // its leaf may be among the pruned
+		}
+		if got != hex.EncodeToString(digest[:]) {
 			f.report.add("seal", n, "its leaf has digest %q", got)
 		}
 		if i == 0 {
@@ -395,7 +371,7 @@ func (f *fsck) checkChain(seals []sealRef) {
 			f.report.add("seal", n, "does not follow seal %d", before.seal.Number)
 		}
 		follows := ref.seal.Reset == before.seal.Reset && ref.seal.Counter == before.seal.Counter+1
-		if !follows && !f.found[Anchor{Reset: ref.seal.Reset, Counter: ref.seal.Counter - 1}] {
+		if !follows && before.seal.Size >= f.pruned.Minimum && !f.found[Anchor{Reset: ref.seal.Reset, Counter: ref.seal.Counter - 1}] {
 			f.report.add("seal", n, "counter %d of boot %d after counter %d of boot %d, and no device entry tells why",
 				ref.seal.Counter, ref.seal.Reset, before.seal.Counter, before.seal.Reset)
 		}

@@ -15,13 +15,20 @@ import (
 // fault, so that an operator sees all of it at once.
 func (l *Log) guard() {
 	l.snap.Store(&snapshot{head: head{checkpoint: checkpoint.Checkpoint{Origin: l.cfg.Origin, Root: merkle.EmptyRoot()}}})
-	snap, err := loadTree(l.db, l.cfg.Origin)
+	p, err := readPruned(l.db)
+	if err != nil {
+		l.state.fault("pruned", err)
+	}
+	l.pruned.Store(&p)
+	snap, err := loadTree(l.db, l.cfg.Origin, p.Minimum)
 	if snap != nil {
 		l.snap.Store(snap)
 		l.work.Store(snap.tree.Size())
 	}
 	if err != nil {
 		l.state.fault("tree", err)
+	} else if err := p.check(l.db, snap); err != nil {
+		l.state.fault("pruned", err)
 	}
 	if err := checkHeads(l.cfg.Dir, l.db, l.Head()); err != nil {
 		l.state.fault("heads_log", err)
@@ -43,8 +50,8 @@ func (l *Log) guard() {
 }
 
 // loadTree reads the head, computes the root from tiles and entries, and compares. It samples complete tiles against
-// their entries; all of them is Fsck's work.
-func loadTree(db *store.DB, origin string) (*snapshot, error) {
+// their entries, as far as these were not pruned; all of them is Fsck's work.
+func loadTree(db *store.DB, origin string, minimum uint64) (*snapshot, error) {
 	var raw []byte
 	err := db.View(func(t *store.Txn) (err error) {
 		raw, err = t.Get([]byte(keyHead))
@@ -73,7 +80,7 @@ func loadTree(db *store.DB, origin string) (*snapshot, error) {
 		return snap, fmt.Errorf("root of %d entries is %x, recorded is %x", c.Size, root, c.Root)
 	}
 	snap.tree = tree
-	return snap, errors.Join(checkEnd(db, c.Size), sampleTiles(db, c.Size))
+	return snap, errors.Join(checkEnd(db, c.Size), sampleTiles(db, c.Size, minimum))
 }
 
 // checkEnd refuses entries beyond the head: no transaction writes one without the other.
@@ -85,12 +92,15 @@ func checkEnd(db *store.DB, size uint64) error {
 	})
 }
 
-func sampleTiles(db *store.DB, size uint64) error {
-	full := size / merkle.TileWidth
+func sampleTiles(db *store.DB, size, minimum uint64) error {
+	full, first := size/merkle.TileWidth, minimum/merkle.TileWidth
 	if full == 0 {
 		return nil
 	}
-	for _, index := range []uint64{0, full / 2, full - 1} {
+	for _, index := range []uint64{0, first, first + (full-min(first, full))/2, full - 1} {
+		if index != 0 && (index < first || index >= full) {
+			continue // pruned, or not complete
+		}
 		if err := checkTile(db, index); err != nil {
 			return err
 		}

@@ -28,6 +28,7 @@ const (
 	keyPending    = "m/pending"  // text of the seal in flight
 	keyLastSeal   = "m/lastseal" // its number, JSON
 	keyErased     = "m/erased"   // erasures as JSON; absent: payloads have no keys yet
+	keyPruned     = "m/pruned"   // pruned as JSON; absent: nothing ever was
 	keyAnchor     = "m/anchor"   // where the TPM is expected: Anchor as JSON
 )
 
@@ -42,6 +43,9 @@ const (
 func numbered(prefix string, n uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte(prefix), n)
 }
+
+// numberOf reads what numbered wrote.
+func numberOf(prefix string, key []byte) uint64 { return binary.BigEndian.Uint64(key[len(prefix):]) }
 
 func tileKey(level int, index uint64) []byte {
 	return binary.BigEndian.AppendUint64(append([]byte(prefixTile), byte(level)), index) //nolint:gosec // G115: levels end at 7

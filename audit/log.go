@@ -42,8 +42,11 @@ type Log struct {
 	unlock   func()
 	db       *store.DB
 	vault    *vault
-	erasing  sync.Mutex // one erasure at a time
-	heads    *heads     // the committer's; nil when read-only
+	erasing  sync.Mutex    // one erasure at a time
+	pruning  sync.Mutex    // likewise
+	toPrune  chan struct{} // a prune entry was written
+	pruned   atomic.Pointer[pruned]
+	heads    *heads // the committer's; nil when read-only
 	signer   note.Signer
 	verifier note.Verifier
 	ballast  *durable.Ballast
@@ -155,8 +158,9 @@ func (l *Log) commitFirst(first []record.Entry, with ...pair) error {
 func newLog(cfg Config) (*Log, error) {
 	l := &Log{
 		cfg: cfg, queue: make(chan *item, queueSize), closing: make(chan struct{}), ended: make(chan struct{}),
-		wake: make(chan struct{}, 1), vault: &vault{},
+		wake: make(chan struct{}, 1), toPrune: make(chan struct{}, 1), vault: &vault{},
 	}
+	l.pruned.Store(&pruned{})
 	l.state.sealed = make(chan struct{})
 	var err error
 	if l.signer, err = checkpoint.NewSigner(cfg.Origin, cfg.Signer); err != nil {

@@ -32,9 +32,12 @@ type item struct {
 	leaf     [32]byte
 	terms    [][]byte // prefixes in the index
 	raw      []pair
-	internal bool // the log's own: seals and device events
-	work     bool // makes the log busy
-	redact   bool // Erase's
+	stale    [][]byte                         // keys of state that go if what they hold still belongs to an entry before first
+	first    uint64                           // of stale
+	placed   func(index uint64) (pair, error) // what is written beside the entry, once its place is known
+	internal bool                             // the log's own: seals and device events
+	work     bool                             // makes the log busy
+	own      string                           // the method that alone may write it: Erase or Prune
 	cost     limits
 
 	claimed atomic.Int32 // waiting, taken or cancelled
@@ -70,13 +73,25 @@ func (l *Log) newItem(e record.Entry) (*item, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	it := &item{entry: e, leaf: record.LeafHash(e.Envelope), work: env.Type != record.TypeSeal, redact: env.Type == record.TypeRedact, done: make(chan result, 1)}
+	it := &item{entry: e, leaf: record.LeafHash(e.Envelope), work: env.Type != record.TypeSeal, own: writerOf(env.Type), done: make(chan result, 1)}
 	it.terms = make([][]byte, len(e.Terms))
 	for i, t := range e.Terms {
 		it.terms[i] = termPrefix(l.cfg.IndexKey, t)
 	}
 	it.measure()
 	return it, l.limits.check(it)
+}
+
+// writerOf is the method that alone writes entries of a type, since it also does what they say.
+func writerOf(t record.Type) string {
+	switch t {
+	case record.TypeRedact:
+		return "Erase"
+	case record.TypePrune:
+		return "Prune"
+	default:
+		return ""
+	}
 }
 
 func (it *item) measure() {
@@ -104,6 +119,12 @@ func (it *item) measure() {
 		it.cost.bytes += it.with.cost.bytes
 		it.cost.keys += it.with.cost.keys
 	}
+	for _, key := range it.stale {
+		add(len(key), 0)
+	}
+	if it.placed != nil {
+		add(len(keyPruned), maxPruned)
+	}
 }
 
 func (a limits) check(it *item) error {
@@ -120,8 +141,8 @@ func (a limits) check(it *item) error {
 // nothing was written and the error is ctx's alone.
 func (l *Log) Append(ctx context.Context, e record.Entry) (Position, error) {
 	it, err := l.newItem(e)
-	if err == nil && it.redact {
-		err = fmt.Errorf("audit: %w: a redact entry is Erase's", record.ErrMalformed)
+	if err == nil && it.own != "" {
+		err = fmt.Errorf("audit: %w: such an entry is %s's", record.ErrMalformed, it.own)
 	}
 	if err == nil {
 		err = l.offer(ctx, it)

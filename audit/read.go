@@ -14,7 +14,8 @@ import (
 )
 
 // chunk is how many entries or keys one snapshot of the store serves: long snapshots hold back its compaction.
-const chunk = 256
+// It is also an entry bundle, of which the first is never pruned.
+const chunk = record.PruneWidth
 
 // Head is the newest durable head.
 func (l *Log) Head() checkpoint.Checkpoint { return l.snap.Load().head.checkpoint }
@@ -103,6 +104,9 @@ func (l *Log) Lookup(ctx context.Context, term record.Term, from uint64, limit i
 			if index >= size || len(out) == limit {
 				return store.Stop
 			}
+			if l.isPruned(index) { // its key goes in a moment
+				return nil
+			}
 			out = append(out, index)
 			return nil
 		})
@@ -124,18 +128,24 @@ func (l *Log) Read(ctx context.Context, index uint64) (record.Stored, error) {
 }
 
 // Entries calls fn for the entries from ≤ index < to, in order. An error of fn ends it and is returned. A range beyond
-// the head is [ErrNotFound].
+// the head is [ErrNotFound], one that has entries which are no longer here [ErrPruned].
 func (l *Log) Entries(ctx context.Context, from, to uint64, fn func(record.Stored) error) error {
 	if from > to || to > l.Head().Size {
 		return fmt.Errorf("%w: entries %d to %d of %d", ErrNotFound, from, to, l.Head().Size)
 	}
-	return l.vault.readEntries(ctx, l.db, from, to, fn)
+	return l.unpruned(from, to, func() error { return l.vault.readEntries(ctx, l.db, from, to, fn) })
 }
 
-// Envelopes calls fn for all envelopes up to the head as it is now, in order, without their payloads. An error of fn ends it
-// and is returned.
+// Envelopes calls fn for all envelopes up to the head as it is now that were not pruned, in order, without their payloads. An error
+// of fn ends it and is returned.
 func (l *Log) Envelopes(ctx context.Context, fn func(index uint64, envelope []byte) error) error {
-	return eachEnvelope(ctx, l.db, 0, l.Head().Size, func(_ *store.Txn, index uint64, envelope []byte) error { return fn(index, envelope) })
+	size := l.Head().Size
+	each := func(_ *store.Txn, index uint64, envelope []byte) error { return fn(index, envelope) }
+	if err := eachEnvelope(ctx, l.db, 0, min(chunk, size), each); err != nil {
+		return err
+	}
+	from := min(max(chunk, l.Minimum()), size)
+	return l.unpruned(from, size, func() error { return eachEnvelope(ctx, l.db, from, size, each) })
 }
 
 func (v *vault) readEntries(ctx context.Context, db *store.DB, from, to uint64, fn func(record.Stored) error) error {

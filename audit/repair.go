@@ -15,6 +15,8 @@ import (
 const (
 	whatIndex = "index"
 	whatTile  = "tile"
+
+	whatPruned = "pruned"
 )
 
 // ErrNotDerived: something else than the index and the tiles is wrong. That is evidence, and nothing here changes it.
@@ -64,6 +66,9 @@ func (f *fsck) checkIndexed(ctx context.Context) error {
 	}
 	n := uint64(0)
 	err := eachKey(ctx, f.db, prefixTerm, func([]byte) { n++ })
+	if f.pruned.Next != 0 && n > f.indexed {
+		return err // those of entries that are being pruned
+	}
 	if err == nil && n != f.indexed {
 		f.report.add(whatIndex, 0, "has %d keys, the entries %d", n, f.indexed)
 	}
@@ -150,10 +155,14 @@ func (r *repair) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = eachEnvelope(ctx, r.db, 0, size, func(_ *store.Txn, index uint64, raw []byte) error {
+	p, err := readPruned(r.db)
+	if err != nil {
+		return err
+	}
+	err = eachLeaf(ctx, r.db, p.Minimum, size, func(_ *store.Txn, l leaf) error {
 		var full []merkle.FullTile
-		tree, full = tree.Append([]merkle.Hash{record.LeafHash(raw)})
-		return r.entry(index, raw, full)
+		tree, full = tree.Append([]merkle.Hash{l.hash})
+		return r.entry(l, full)
 	})
 	if err != nil {
 		return err
@@ -174,22 +183,26 @@ func headSize(db *store.DB) (size uint64, err error) {
 	return size, err
 }
 
-func (r *repair) entry(index uint64, raw []byte, full []merkle.FullTile) error {
-	env, err := record.Check(raw)
+// entry makes what is derived from an entry, or of one that was pruned from its leaf.
+func (r *repair) entry(l leaf, full []merkle.FullTile) error {
+	for _, tile := range full {
+		if err := r.put(pair{tileKey(tile.Level, tile.Index), tile.Data}); err != nil {
+			return err
+		}
+	}
+	if l.envelope == nil {
+		return nil
+	}
+	env, err := record.Check(l.envelope)
 	if err != nil {
 		return err
 	}
-	keys, err := r.cfg.termKeys(env, index)
+	keys, err := r.cfg.termKeys(env, l.index)
 	if err != nil {
 		return err
 	}
 	for _, key := range keys {
 		if err := r.put(pair{key, []byte{}}); err != nil {
-			return err
-		}
-	}
-	for _, tile := range full {
-		if err := r.put(pair{tileKey(tile.Level, tile.Index), tile.Data}); err != nil {
 			return err
 		}
 	}

@@ -11,15 +11,18 @@ import (
 const whatState = "state"
 
 // Replay makes domain state anew from entries and compares: the log knows no domain types. State is called for each live key, then
-// Entry for each entry in order with its payload unless that is absent, then Findings, which reports what differs.
+// Entry for each entry in order with its payload unless that is absent, then Findings, which reports what differs. Pruned comes
+// before the entries if those up to the first that is given are not here: what they made is not missed.
 type Replay interface {
 	State(key string, value []byte)
+	Pruned()
 	Entry(index uint64, env record.Envelope, payload []byte) error
 	Findings(report func(index uint64, detail string))
 }
 
 func (f *fsck) replay(index uint64, env record.Envelope, payload []byte) {
-	if f.cfg.Replay == nil {
+	// The first entries are followed by a gap: they do not tell what became of what they made.
+	if f.cfg.Replay == nil || index < f.pruned.Minimum {
 		return
 	}
 	if err := f.cfg.Replay.Entry(index, env, payload); err != nil {
@@ -31,6 +34,9 @@ func (f *fsck) replay(index uint64, env record.Envelope, payload []byte) {
 func (f *fsck) readState(ctx context.Context) error {
 	if f.cfg.Replay == nil {
 		return nil
+	}
+	if f.pruned.Minimum > 0 {
+		f.cfg.Replay.Pruned()
 	}
 	now := f.cfg.Now()
 	for after := ""; ; {

@@ -27,7 +27,12 @@ func (l *Log) Run(ctx context.Context) error {
 	stop := make(chan struct{})
 	var committer sync.WaitGroup
 	committer.Go(func() { l.commits(stop) })
+	var pruner sync.WaitGroup
+	pruning, endPruning := context.WithCancel(ctx)
+	pruner.Go(func() { l.prunes(pruning) })
 	reopen := l.background(ctx)
+	endPruning()  // the log may end by itself
+	pruner.Wait() // it writes through the committer
 	l.stopIntake()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.DrainTimeout)
 	defer cancel()

@@ -68,9 +68,10 @@ func openVault(dir string) (*vault, error) {
 	return v, nil
 }
 
-// destroy replaces the file by one without these keys, and overwrites what it was, as far as the file system lets it.
-func (v *vault) destroy(leaves []uint64, generation uint64) error {
-	t := v.tree.Load().Without(leaves, generation)
+// destroy replaces the file by one without these keys, and without those of the entries before first, and overwrites what it was, as
+// far as the file system lets it.
+func (v *vault) destroy(leaves []uint64, first, generation uint64) error {
+	t := v.tree.Load().Without(leaves, generation).From(first, generation)
 	old, err := os.OpenFile(v.path, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("audit: %s: %w", keysName, err)
@@ -195,6 +196,15 @@ func (v *vault) sealState(key string, value []byte, index uint64) ([]byte, error
 		return nil, err
 	}
 	return append(binary.BigEndian.AppendUint64(nil, index), conceal(aead, stateKey(key), value)...), nil
+}
+
+// belongsBefore says whether a value of domain state is sealed under the key of an entry before first, and which.
+func belongsBefore(value []byte, first uint64) (index uint64, before bool) {
+	if len(value) < expirySize+indexSize || binary.BigEndian.Uint64(value)&sealedState == 0 {
+		return 0, false
+	}
+	index = binary.BigEndian.Uint64(value[expirySize:])
+	return index, index < first
 }
 
 func (v *vault) openState(key string, b []byte) ([]byte, error) {

@@ -165,6 +165,19 @@ func (c *Client) Erase(ctx context.Context, q v1.ErasureRequest) (v1.Erasure, er
 	return post[v1.Erasure](ctx, c, "/v1/erasures", q, nil)
 }
 
+// Prune archives the oldest entries and prunes them from the log. Writing and verifying an archive takes its time: ctx bounds it, and not
+// the client's timeout.
+func (c *Client) Prune(ctx context.Context, q v1.PruneRequest) (v1.Prune, error) {
+	unbounded := *c.http
+	unbounded.Timeout = 0
+	return post[v1.Prune](ctx, &Client{base: c.base, http: &unbounded}, "/v1/audit/prunes", q, nil)
+}
+
+// Retention tells which entries the log still has.
+func (c *Client) Retention(ctx context.Context) (v1.Retention, error) {
+	return get[v1.Retention](ctx, c, "/v1/audit/retention")
+}
+
 // Keys gives the keys that events and access tokens are signed with. What they say of themselves is not verified here.
 func (c *Client) Keys(ctx context.Context) (v1.KeySet, error) {
 	return get[v1.KeySet](ctx, c, "/v1/jwks")

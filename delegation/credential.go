@@ -22,7 +22,7 @@ const (
 )
 
 // What is done with credentials, as the log calls it.
-const opRegister, opForget = "credential.register", "credential.forget"
+const opRegister, opForget, opKeep = "credential.register", "credential.forget", "credential.keep"
 
 // credentialState is a registered authenticator. Its id is taken whoever has it.
 type credentialState struct {

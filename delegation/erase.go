@@ -19,6 +19,9 @@ type Records interface {
 	Erase(ctx context.Context, e record.Entry) (Position, error)
 }
 
+// Archived says which private state an evidence bundle of its entries holds too.
+func Archived(key string) bool { return strings.HasPrefix(key, keyCert) }
+
 // Private says which state goes with the entry that wrote it when that is erased: what names a user, and what leads there.
 func Private(key string) bool {
 	for _, prefix := range []string{keyGrant, keyGiven, keyAgent, keyLink, keyCert, keyCredential} {

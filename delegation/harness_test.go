@@ -291,6 +291,7 @@ type rig struct {
 	workloads  map[string]*workload.Issuer
 	tpm        delegation.TPM
 	bundles    delegation.Bundles
+	archive    delegation.Archive
 	damaged    bool // the test changed the state behind the log's back
 }
 
@@ -354,7 +355,7 @@ func (r *rig) start(log delegation.Log) {
 	r.t.Helper()
 	var err error
 	r.s, err = delegation.New(r.t.Context(), delegation.Config{
-		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Records: r.log, Certifier: r.certifier, Statements: r.statements, Policy: r.policy(), Bundles: r.bundles,
+		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Records: r.log, Archive: r.archive, Certifier: r.certifier, Statements: r.statements, Policy: r.policy(), Bundles: r.bundles,
 		Resources: catalogue(r.t),
 		Ready:     func() error { return r.ready }, Workloads: r.workloads, TPM: r.tpm,
 		Provider:  func(context.Context) error { return r.provider },

@@ -30,6 +30,7 @@ type Replay struct {
 	missing   map[string][]uint64        // keys that must be there, with the entries that say so
 	approved  map[string]map[string]bool // operators by candidate, since it was pushed
 	unread    []string
+	pruned    bool   // what earlier entries made is not missed
 	feed      uint64 // the highest number of the feed's head
 }
 
@@ -64,6 +65,9 @@ func (r *Replay) State(key string, value []byte) {
 		}
 	}
 }
+
+// Pruned says that the entries do not begin at the first.
+func (r *Replay) Pruned() { r.pruned = true }
 
 // name is the key as an entry can name it: envelopes have a user's pseudonym alone.
 func (r *Replay) name(key string) string {
@@ -120,7 +124,7 @@ func (r *Replay) Findings(report func(index uint64, detail string)) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(r.live)) {
 		switch st := r.live[key]; {
-		case !st.known && !st.pending(key):
+		case !st.known && !st.pending(key) && !r.pruned:
 			report(0, fmt.Sprintf("the state has %s, which no entry makes", shown(key)))
 		case st.wrong != nil:
 			report(st.index, fmt.Sprintf("the state of %s differs from this entry: %v", shown(key), st.wrong))
@@ -261,7 +265,7 @@ func (r *Replay) admin(index uint64, env record.Envelope, b record.AdminBody, pa
 	switch b.Action {
 	case "register.orchestrator":
 		r.orchestrator(index, b, payload)
-	case opRegister:
+	case opRegister, opKeep:
 		key := keyCredential + b.Target
 		r.says(index, key, time.Time{}, as(key, func(st *credentialState) string {
 			if st.User != env.User {
@@ -299,7 +303,7 @@ func (r *Replay) candidate(index uint64, env record.Envelope, b record.AdminBody
 	}
 	key := keyCandidate + b.Target
 	r.says(index, key, time.Time{}, as(key, func(st *candidateState) string {
-		if slices.ContainsFunc(st.Approvals, func(a approvalState) bool { return !approved[a.Operator] }) {
+		if !r.pruned && slices.ContainsFunc(st.Approvals, func(a approvalState) bool { return !approved[a.Operator] }) {
 			return "approvals"
 		}
 		return differs(st.detail(), b.Detail)

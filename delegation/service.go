@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -75,10 +76,12 @@ type Policy interface {
 
 // Config is what a Service needs.
 type Config struct {
-	Origin    string // of the log: the audience of delegations
-	Trust     *chain.Trust
-	Log       Log
-	Records   Records
+	Origin  string // of the log: the audience of delegations
+	Trust   *chain.Trust
+	Log     Log
+	Records Records
+	// Archive is where entries go that the log forgets; nil: it forgets none.
+	Archive   Archive
 	Certifier Certifier
 	// Statements is the JWT key.
 	Statements Statements
@@ -154,6 +157,7 @@ type Service struct {
 	slots         *slots
 	policy        *policyTurn
 	quotas        *quota.Quotas
+	pruning       sync.Mutex
 	tokens        [32]byte // keys the tokens that this process makes
 
 	challengeKey [32]byte // seals challenges to TPMs

@@ -1,6 +1,9 @@
 package v1
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Entry is one entry of the log.
 type Entry struct {
@@ -37,6 +40,28 @@ type ExportRequest struct {
 	Agent     string `json:"agent,omitempty"` // with all agents below it
 	User      *User  `json:"user,omitempty"`
 	Pseudonym string `json:"pseudonym,omitempty"` // a user, as entries name them
+}
+
+// PruneRequest says which entries to archive and prune: the oldest from before a time, in whole bundles of 256.
+type PruneRequest struct {
+	Before time.Time `json:"before"`
+	Reason string    `json:"reason"`            // 1 to 256 bytes; recorded for good, so it must name nobody
+	DryRun bool      `json:"dry_run,omitempty"` // only tell which
+}
+
+// Prune is what was pruned, or would be. A prune is bounded: what is left goes by the next one.
+type Prune struct {
+	From         uint64        `json:"from"`
+	To           uint64        `json:"to"`                // the first entry that stays
+	Archive      string        `json:"archive,omitempty"` // name of the archive's file
+	SHA256       string        `json:"sha256,omitempty"`  // of the file
+	AuditReceipt *AuditReceipt `json:"audit_receipt,omitempty"`
+}
+
+// Retention is what of the log is still here. The number is no evidence: the prune entry is.
+type Retention struct {
+	MinimumIndex uint64  `json:"minimum_index"`         // entries from 256 up to it are not served; 0: all are
+	PruneEntry   *uint64 `json:"prune_entry,omitempty"` // the entry that says so, and where they are
 }
 
 // FoundReceipt is the receipt of one of the entries that were asked for.

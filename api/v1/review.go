@@ -103,5 +103,6 @@ type ReplaySkipped struct {
 	Erased     uint64 `json:"erased"`     // what policy was asked is erased
 	Overruled  uint64 `json:"overruled"`  // policy allowed, and a revocation in the same moment denied
 	Busy       uint64 `json:"busy"`       // policy had no place to evaluate
+	Pruned     uint64 `json:"pruned"`     // the entries are not in the log any more
 	Unreadable uint64 `json:"unreadable"` // the recorded input is not the one that the entry has the digest of
 }

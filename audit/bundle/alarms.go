@@ -50,7 +50,7 @@ func (v *verifier) twice(a *alarmFact) error {
 	switch {
 	case a.first == a.other:
 		return errors.New("both redemptions are by one key, which is none")
-	case !known && v.opts.Range != nil:
+	case !known && v.partial:
 		return nil
 	case !known:
 		return errors.New("no earlier entry gives anybody the key that is said to have redeemed the token")

@@ -64,6 +64,7 @@ type fact struct {
 	token    *tokenFact
 	alarm    *alarmFact
 	decision decisionFact
+	prune    *record.PruneBody
 
 	unsigned tokenName          // token_failed
 	changed  *record.DeviceBody // device, about PCRs
@@ -256,6 +257,12 @@ func (v *verifier) entry(r *chunkResult, index uint64, line []byte, payloads *pa
 	env := view.Envelope()
 	if env.Type == record.TypeRedact {
 		v.redact(r, index, env)
+	}
+	if env.Type == record.TypePrune {
+		if f := v.pruning(r, index, env); f.prune != nil {
+			r.facts = append(r.facts, f)
+		}
+		return
 	}
 	f, err := factOf(env)
 	if err != nil {

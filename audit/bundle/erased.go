@@ -8,32 +8,38 @@ import (
 	"github.com/signet-pki/signet/audit/record"
 )
 
-// redactions finds what redact entries erased, before the entries are gone through: they stand behind what they erase. A line
-// that is not the leaf of its place is reported there, whatever it erases.
-func (v *verifier) redactions(ctx context.Context) error {
+// gone finds what redact entries erased and prune entries pruned, before the entries are gone through: they stand behind what they
+// take away. A line that is not the leaf of its place is reported there, whatever it says.
+func (v *verifier) gone(ctx context.Context) error {
 	v.tally.erased = map[uint64]bool{}
 	numbers := v.files.numbered(dirEntries, ".jsonl")
 	buffers := make([][]byte, 2*v.opts.Parallel)
 	found := make([]bool, len(buffers))
 	return inOrder(ctx, v.opts.Parallel, uint64(len(buffers)), uint64(len(numbers)), func(_ int, slot, i uint64) {
 		data, err := v.files.glance(entriesPath(numbers[i]), buffers[slot])
-		if found[slot] = err == nil && bytes.Contains(data, []byte(record.TypeRedact)); err == nil {
+		if found[slot] = err == nil && takes(data); err == nil {
 			buffers[slot] = data
 		}
-	}, func(slot, _ uint64) {
+	}, func(slot, i uint64) {
 		if found[slot] {
-			v.erasures(buffers[slot])
+			v.takenBy(numbers[i], buffers[slot])
 		}
 	})
 }
 
-// erasures notes what a file of entries says that it erased.
-func (v *verifier) erasures(data []byte) {
+// takes says whether a file may have an entry that erases or prunes.
+func takes(data []byte) bool {
+	return bytes.Contains(data, []byte(record.TypeRedact)) || bytes.Contains(data, []byte(record.TypePrune))
+}
+
+// takenBy notes what file n of entries says that it erased and pruned.
+func (v *verifier) takenBy(n uint64, data []byte) {
 	list, err := lines(data, chunk)
 	if err != nil {
 		return
 	}
-	for _, line := range list {
+	for i, line := range list {
+		v.prunedBy(n*chunk+uint64(i), line) //nolint:gosec // G115: at most 256
 		for _, index := range erasedBy(line) {
 			v.tally.erased[index] = true
 		}

@@ -300,6 +300,27 @@ func entryFamilies() []family {
 			s.m = written(t, w)
 			return []expected{{bundle.CheckPayload, int64(ranges[0][0]), "payloads/0.jsonl", bundle.Unproven}}
 		}},
+		{"prune without leaf", true, func(t *testing.T, s *scene) []expected {
+			w := prunable(t)
+			w.seal()
+			s.m = writtenPruned(t, w, 512)
+			return []expected{{bundle.CheckRange, 256, "entries/1.jsonl", ""}}
+		}},
+		{"prune that its own leaf tells", true, func(t *testing.T, s *scene) []expected {
+			w := prunable(t)
+			w.prune(0, 512, nil)
+			w.seal()
+			s.m = writtenPruned(t, w, 512)
+			return []expected{{bundle.CheckPrune, 256, "entries/1.jsonl", bundle.Unproven}}
+		}},
+		{"prune by a leaf before its end", true, func(t *testing.T, s *scene) []expected {
+			w := prunable(t)
+			at := int64(w.prune(0, 768, nil))
+			w.decide(800 - len(w.entries))
+			w.seal()
+			s.m = writtenPruned(t, w, 512)
+			return []expected{{bundle.CheckRange, 256, "entries/1.jsonl", ""}, {bundle.CheckPrune, at, "entries/2.jsonl", ""}}
+		}},
 		{"certificate without an entry", true, func(_ *testing.T, s *scene) []expected {
 			s.m["certs/issued/200.pem"] = s.m[issued(int64(s.p.first))]
 			return []expected{{bundle.CheckCertificate, 200, "certs/issued/200.pem", ""}}

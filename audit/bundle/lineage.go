@@ -169,7 +169,7 @@ func (v *verifier) descends(index uint64, env *record.Envelope, body *record.Iss
 		return errors.New("it records no chain")
 	}
 	var errs []error
-	if v.grants[env.Grant] == nil && v.opts.Range == nil {
+	if v.grants[env.Grant] == nil && !v.partial {
 		errs = append(errs, errors.New("no entry records its grant"))
 	}
 	errs = append(errs, v.parent(index, body.Hops[:n-1]))
@@ -191,7 +191,7 @@ func (v *verifier) parent(index uint64, hops []record.HopBody) error {
 	}
 	holder, known := v.keys[key]
 	switch {
-	case !known && v.opts.Range != nil:
+	case !known && v.partial:
 		return nil
 	case !known || holder.index >= index:
 		return fmt.Errorf("hop %d: no earlier entry gives %s this key", at, hops[at].ID)
@@ -215,7 +215,7 @@ func (v *verifier) before(index uint64, body *record.IssueBody) error {
 	}
 	holder, known := v.keys[previous]
 	switch {
-	case !known && v.opts.Range != nil:
+	case !known && v.partial:
 		return nil
 	case !known || holder.index >= index:
 		return errors.New("re-key: no earlier entry records the key before")

@@ -39,7 +39,7 @@ func (w *writer) readme(from, to, first uint64) error {
 		mask[pcr/8] |= 1 << (pcr % 8)
 	}
 	flags := ""
-	if from > 0 || to < w.head.Size {
+	if w.opts.From >= chunk || to < w.head.Size {
 		flags = fmt.Sprintf(" --range %d:%d", from, to)
 	}
 	about := ""

@@ -20,6 +20,7 @@ const (
 	CheckWitness      CheckName = "witness"      // cosigned by the witnesses that a policy demands
 	CheckTile         CheckName = "tile"         // hash tiles agree with the entries and with each other
 	CheckEntry        CheckName = "entry"        // strict encoding, and a leaf of the tree
+	CheckPrune        CheckName = "prune"        // what is not here was pruned, and by whom that is said
 	CheckCeremony     CheckName = "ceremony"     // leaf 0 pins the keys
 	CheckPayload      CheckName = "payload"      // the payload is what the entry commits to
 	CheckTime         CheckName = "time"         // entries lie between the seals around them, and seals come often enough
@@ -50,7 +51,7 @@ const (
 func checkOrder() []CheckName {
 	return []CheckName{
 		CheckLayout, CheckManifest, CheckRange, CheckSelection, CheckTrust, CheckReceipt, CheckCheckpoint, CheckWitness, CheckTile, CheckEntry,
-		CheckCeremony, CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot, CheckSealEntry, CheckQuote, CheckCounter, CheckBoot,
+		CheckPrune, CheckCeremony, CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot, CheckSealEntry, CheckQuote, CheckCounter, CheckBoot,
 		CheckAK, CheckCertificate, CheckDelegation, CheckConfirmation, CheckRevocation, CheckAlarm, CheckEvidence,
 		CheckConsentWebAuthn, CheckConsentJWS, CheckConsentOIDC, CheckConsentToken, CheckPolicy,
 	}

@@ -75,7 +75,7 @@ func unsignedOf(env record.Envelope) (tokenName, error) {
 // noteUnsigned checks that a token that was not signed was recorded before, and is said once not to have been.
 func (v *verifier) noteUnsigned(f *fact) {
 	var err error
-	if _, known := v.accessTokens[f.unsigned]; !known && v.opts.Range == nil {
+	if _, known := v.accessTokens[f.unsigned]; !known && !v.partial {
 		err = errors.New("no earlier entry records the access token that was not signed")
 	}
 	delete(v.accessTokens, f.unsigned)
@@ -97,7 +97,7 @@ func (v *verifier) within(f *fact) error {
 	t := f.token
 	c, known := v.serials[t.serial]
 	if !known {
-		if v.opts.Range != nil {
+		if v.partial {
 			return nil
 		}
 		return errors.New("no earlier entry records the certificate that the access token is bound to")

@@ -69,6 +69,7 @@ type verifier struct {
 	trust    *chain.Trust           // for certificates; nil if there is none
 	head     *checkpoint.Checkpoint // nil if unreadable
 	from, to uint64                 // entries that must be there
+	partial  bool                   // not all entries are here, and that is in order: what they would show is not missed
 	sealed   []sealInfo             // by number
 	jumps    []jump
 
@@ -109,6 +110,9 @@ type verifier struct {
 	chosen uint64                        // entries that belong to it
 	names  map[record.UserPayload]uint64 // of the user that it is by, by entry
 
+	pruned    *pruneFact // the entry that prunes most
+	lastPrune *pruneFact // the last one that was gone through
+
 	accessTokens map[tokenName]struct{} // access tokens that no entry says were not signed
 }
 
@@ -145,9 +149,10 @@ func (v *verifier) checks(ctx context.Context) error {
 	if v.head == nil {
 		return nil
 	}
-	if err := v.redactions(ctx); err != nil {
+	if err := v.gone(ctx); err != nil {
 		return err
 	}
+	v.settlePruned()
 	if err := v.selection(ctx); err != nil {
 		return err
 	}
@@ -202,6 +207,7 @@ func (v *verifier) checkpoint() {
 	}
 	v.from, v.to = 0, v.head.Size
 	if r := v.opts.Range; r != nil {
+		v.partial = true
 		if r.From >= r.To || r.To > v.head.Size {
 			v.tally.fail(CheckRange, in(pathCheckpoint), "[%d, %d) was asked for; the sealed tree has %d entries", r.From, r.To, v.head.Size)
 			return
@@ -261,6 +267,8 @@ func (v *verifier) note(f *fact) {
 		v.noteRevoke(f)
 	case record.TypeAlarm:
 		v.noteAlarm(f)
+	case record.TypePrune:
+		v.notePrune(f)
 	}
 }
 

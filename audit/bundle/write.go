@@ -53,6 +53,7 @@ type WriteOptions struct {
 	Head         checkpoint.Sealed // the seal up to which the bundle reaches
 	From, To     uint64            // entries wanted; To 0 is the sealed size. Widened to whole files of 256
 	Selection    *Selection        // whose payloads and attachments are wanted; nil: all
+	Minimum      uint64            // entries from the second file up to it were pruned, and the payloads of the first: a bundle from 0 begins there
 	Certificates Certificates
 	Attachments  Attachments // nil: none
 	LogPolicy    []byte      // policy.txt (C2SP tlog-policy); empty: left out
@@ -104,7 +105,7 @@ func (w *writer) run() error {
 	if err := w.choose(from, to); err != nil {
 		return err
 	}
-	first, err := w.firstSeal(from)
+	first, err := w.firstSeal(w.opts.From)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,10 @@ func (w *writer) bounds() (from, to uint64, err error) {
 		return 0, 0, fmt.Errorf("%w: [%d, %d) of %d", errRange, from, to, w.head.Size)
 	}
 	from, to = widen(from, to, w.head.Size)
-	return from, to, nil
+	if from > 0 && from < w.opts.Minimum || to <= w.opts.Minimum {
+		return 0, 0, fmt.Errorf("%w: [%d, %d) is pruned up to %d", errRange, from, to, w.opts.Minimum)
+	}
+	return max(from, w.opts.Minimum), to, nil
 }
 
 // widen takes a range to whole files.
@@ -153,6 +157,7 @@ func (w *writer) readCeremony() error {
 
 // firstSeal finds the newest seal that covers nothing at or after from, so that every entry has a seal before it. Sizes never fall.
 func (w *writer) firstSeal(from uint64) (uint64, error) {
+	from -= from % chunk
 	low, high := uint64(sealOne), w.head.Number
 	if from == 0 {
 		return low, nil

@@ -112,6 +112,26 @@ func (t *Tree) Without(leaves []uint64, generation uint64) *Tree {
 	return out
 }
 
+// From is the tree of the next generation, from which nobody learns the keys of the entries before first either.
+func (t *Tree) From(first, generation uint64) *Tree {
+	out := &Tree{generation: generation}
+	for _, n := range t.seeds {
+		out.seeds = n.from(first, out.seeds)
+	}
+	return out
+}
+
+// from adds the seeds that a node has from a leaf on.
+func (n node) from(first uint64, seeds []node) []node {
+	switch end := n.first() + 1<<n.level; {
+	case end <= first:
+		return seeds
+	case n.first() >= first:
+		return append(seeds, n)
+	}
+	return n.child(1).from(first, n.child(0).from(first, seeds))
+}
+
 // without adds the seeds that are left of a node.
 func (n node) without(gone []uint64, seeds []node) []node {
 	switch {

@@ -118,3 +118,24 @@ func BenchmarkKey(b *testing.B) {
 		}
 	})
 }
+
+// From leaves exactly the keys of what comes later, in one seed a level at most.
+func TestFrom(t *testing.T) {
+	tree := keytree.New([keytree.Size]byte{1})
+	for _, first := range []uint64{0, 1, 255, 256, 4711, 1<<keytree.Depth - 1, 1 << keytree.Depth} {
+		cut := tree.Without([]uint64{5000}, 1).From(first, 2)
+		if cut.Generation() != 2 || bytes.Count(cut.Marshal(), []byte("\n")) > 2*keytree.Depth+2 {
+			t.Errorf("from %d: generation %d\n%s", first, cut.Generation(), cut.Marshal())
+		}
+		for _, leaf := range []uint64{0, 1, 254, 255, 256, 4710, 4711, 5000, 1 << 20, 1<<keytree.Depth - 1} {
+			was, _ := tree.Key(leaf)
+			is, ok := cut.Key(leaf)
+			if want := leaf >= first && leaf != 5000; ok != want || ok && is != was {
+				t.Errorf("from %d: key %d: %v", first, leaf, ok)
+			}
+		}
+		if again, err := keytree.Parse(cut.Marshal()); err != nil || again.Generation() != 2 {
+			t.Errorf("from %d: %v", first, err)
+		}
+	}
+}

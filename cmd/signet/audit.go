@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/client"
@@ -20,6 +21,7 @@ type auditCommands struct {
 	Receipt receiptCommand `cmd:"" help:"Write the proof that an entry is in the log, for signet-verify receipt: of one, or of all about something."`
 	Proof   proofCommand   `cmd:"" help:"Write an entry's C2SP tlog-proof, for any transparency client."`
 	Export  exportCommand  `cmd:"" help:"Write the evidence bundle, a tar archive, for signet-verify bundle."`
+	Prune   pruneCommand   `cmd:"" help:"Archive the oldest entries and prune them from the log. Without --yes it tells which."`
 	Erase   eraseCommand   `cmd:"" help:"Destroy the payloads about a user, or of listed entries, for good. Without --yes it tells how many."`
 }
 
@@ -54,6 +56,30 @@ func (q eraseCommand) Run(ctx context.Context, s *session) error {
 		rows = append(rows, receiptRow(&r))
 	}
 	return s.print(out, rows...)
+}
+
+type pruneCommand struct {
+	Before time.Time `name:"before" required:"" placeholder:"TIME" help:"Entries from before that time (RFC 3339), in whole bundles of 256."`
+	Reason string    `name:"reason" required:"" help:"Recorded for good: name nobody."`
+	Yes    bool      `name:"yes" help:"Do it."`
+}
+
+func (q pruneCommand) Run(ctx context.Context, s *session) error {
+	c, _, err := s.connectIdentified()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	out, err := c.Prune(ctx, v1.PruneRequest{Before: q.Before, Reason: q.Reason, DryRun: !q.Yes})
+	if err != nil {
+		return err
+	}
+	name := "pruned"
+	if !q.Yes {
+		name = "would prune"
+	}
+	return s.print(out, row{name, fmt.Sprintf("entries %d to %d", out.From, out.To-1)}, row{"archive", out.Archive}, row{"SHA-256", out.SHA256},
+		receiptRow(out.AuditReceipt))
 }
 
 type entryCommand struct {

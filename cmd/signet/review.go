@@ -192,7 +192,7 @@ func (s *session) totals(t v1.ReplayTotals) error {
 	k := t.Skipped
 	return s.print(nil, row{"bundle", strings.TrimSpace(t.Bundle.Digest + " " + t.Bundle.Revision)}, row{"replayed", number(t.Replayed)},
 		row{"changed", number(t.Changed)},
-		row{"skipped", fmt.Sprintf("%d not asked, %d erased, %d overruled, %d busy, %d unreadable", k.NotAsked, k.Erased, k.Overruled, k.Busy, k.Unreadable)},
+		row{"skipped", fmt.Sprintf("%d not asked, %d erased, %d overruled, %d busy, %d pruned, %d unreadable", k.NotAsked, k.Erased, k.Overruled, k.Busy, k.Pruned, k.Unreadable)},
 		row{"audit entry", number(t.AuditID)})
 }
 
@@ -203,6 +203,7 @@ func add(a, b v1.ReplayTotals) v1.ReplayTotals {
 	b.Skipped.Erased += a.Skipped.Erased
 	b.Skipped.Overruled += a.Skipped.Overruled
 	b.Skipped.Busy += a.Skipped.Busy
+	b.Skipped.Pruned += a.Skipped.Pruned
 	b.Skipped.Unreadable += a.Skipped.Unreadable
 	return b
 }

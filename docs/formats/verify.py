@@ -3,7 +3,7 @@
 signet-verify. Usage: verify.py BUNDLE... (directories or tar archives). Python 3.11 with its standard library, and openssl for signatures.
 It checks the core: files, manifest, entries, payloads, tree, checkpoint, seals, the TPM's statements, the keys that entry 0 pins, and that each
 certificate has its entry. It leaves to signet-verify: trust file, parts of a log, tiles above level 0, paths of certificates, delegation, consent,
-policy, revocation, what was erased or not selected (it calls that absent), entries about PCRs that did not change, the EK. The keys are the bundle's own: compare what the last line says with what you know.
+policy, revocation, what was erased or not selected (it calls that absent), what prune entries say of archives, entries about PCRs that did not change, the EK. The keys are the bundle's own: compare what the last line says with what you know.
 
 Prints "check index file: text" for each failure ("-" where there is none; below seals/ the index is the seal's number), the same behind
 "unproven" for what the bundle does not show, and the verdict. Exit status: 0 valid, 1 invalid, 2 unreadable or wrong usage."""
@@ -59,8 +59,7 @@ def signed(key, data, signature):
     with tempfile.TemporaryDirectory() as scratch:
         for name, content in (("key", key), ("data", data), ("signature", signature)):
             pathlib.Path(scratch, name).write_bytes(content)
-        command = "openssl dgst -sha256 -keyform DER -verify key -signature signature data".split()
-        return subprocess.run(command, cwd=scratch, capture_output=True, timeout=60).returncode == 0
+        return subprocess.run("openssl dgst -sha256 -keyform DER -verify key -signature signature data".split(), cwd=scratch, capture_output=True, timeout=60).returncode == 0
 def ak_key(area):  # the SPKI of an attestation key, from its public area
     need(match := AREA.fullmatch(area), "not a P-256 key for ECDSA with SHA-256")
     need(int.from_bytes(match[1], "big") & 0xf0032 == 0x50032, "not restricted to what its TPM made, or it can leave the TPM")
@@ -111,7 +110,7 @@ class Files:  # of a directory or a tar archive: the regular ones at their place
         return lines
 class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failure of its check, and the next steps still run
     def __init__(self, path):
-        self.failed, self.unproven, self.seals, self.jumps, self.kept, self.body, self.values, self.size, self.latest = [], [], [], [], [], {}, {}, 0, 0
+        self.failed, self.unproven, self.seals, self.jumps, self.kept, self.absent, self.body, self.values, self.size, self.latest = [], [], [], [], [], [], {}, {}, 0, 0
         self.origin = self.audit = self.ak = self.root = None
         super().__init__(path)
         for check, index, path, function in (("manifest", "-", "MANIFEST.sha256", self.manifest), ("ceremony", 0, "entries/0.jsonl", self.ceremony),
@@ -194,7 +193,7 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
         for n in range(chunks):
             path, tile = f"entries/{n}.jsonl", tile_path(n, width := min(256, self.size - 256 * n))
             hashes = self.step("tile", 256 * n, tile, self.tile, tile, width) or [None] * width
-            leaves = self.chunk(256 * n, path, hashes) if path in self.sizes else self.fail("range", 256 * n, path, "not in the bundle")
+            leaves = self.chunk(256 * n, path, hashes) if path in self.sizes else self.absent.append((256 * n, path))
             for i, (said, leaf) in enumerate(zip(hashes, leaves or hashes)):
                 tree.append(leaf or said or bytes(32))
                 wrong += [(256 * n + i, tile, path)] if leaf and said and leaf != said else []
@@ -230,16 +229,15 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
             found[int(match[1])] = (unbase64(match[2]), unbase64(match[3]))
         return found
     def entry(self, index, path, line, payloads):
-        need(len(line) < 1 << 16, "too long")
         entry, here, paid = parse_json(line), payloads.pop(index, None), f"payloads/{index // 256}.jsonl"
         kind, body, committed = entry["type"], entry.get("body", {}), entry.get("payload_hash")
-        need(set(entry) <= KEYS and repr(entry["v"]) == "1" and kind in TYPES and type(body) is dict, "not an envelope")
+        need(len(line) < 1 << 16 and set(entry) <= KEYS and repr(entry["v"]) == "1" and kind in TYPES and type(body) is dict, "not an envelope")
         self.step("time", index, path, self.time, index, moment(entry["time"], "[.][0-9]{3}"))
         if committed and not here:
             self.unproven.append(("payload", index, paid, "absent: erased or withheld"))
         elif here and (len(here[0]) != 32 or hmac.digest(*here, "sha256").hex() != committed):
             self.fail("payload", index, paid, "not what the entry commits to")
-        if kind in ("ceremony", "device", "seal", "issue", "issue_failed", "issue_unknown"):  # for later checks
+        if kind in ("ceremony", "device", "seal", "issue", "issue_failed", "issue_unknown", "prune"):  # for later checks
             self.kept.append((kind, index, body))
     def time(self, index, when):
         at = bisect.bisect_right(self.seals, index, key=lambda seal: seal.size)  # the first seal that covers the entry
@@ -253,10 +251,14 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
         return json.dumps(body, sort_keys=True)
     def recorded(self):
         seals, issues, unsigned = {seal.number: (seal.digest.hex(), seal.size) for seal in self.seals}, {}, {}
+        spans = [(body["from"], body["to"], index) for kind, index, body in self.kept if kind == "prune"]
+        until, by = max([(to, by) for start, to, by in spans if (start | to) % 256 == 0 <= start < to <= by] or [(0, 0)])  # absent before it: pruned
+        for first, path in self.absent:
+            fine = 0 < first < until
+            (self.unproven if fine else self.failed).append(("prune", first, path, f"by entry {by}") if fine else ("range", first, path, "not in the bundle"))
         for kind, index, body in self.kept:
             path = f"entries/{index // 256}.jsonl"
-            if kind == "ceremony":
-                self.step("ceremony", index, path, need, index == 0, "a second ceremony")
+            if kind == "ceremony": self.step("ceremony", index, path, need, index == 0, "a second ceremony")
             elif kind == "seal":
                 fine = seals.get(body["number"]) == (body["digest"], body["size"]) and index >= body["size"]
                 self.step("seal_entry", index, path, need, fine, "not the seal that it records, or covered by it")
@@ -264,7 +266,7 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
                 issues.update({index: body["tbs_hash"]}) if kind == "issue" else unsigned.update({body["tbs_hash"]: index})
         for start, seal, event, moved in self.jumps:
             noted = sum(start <= index < seal.size and body.get("event") == event for kind, index, body in self.kept if kind == "device")
-            fine = noted and (event == "counter_gap" or moved <= ORDERLY * noted)
+            fine = noted and (event == "counter_gap" or moved <= ORDERLY * noted) or not noted and self.absent and start < until
             (self.unproven if fine else self.failed).append(("boot", seal.number, seal.path, f"{event}, recorded by {noted} entries"))
         told = {json.dumps(body, sort_keys=True): index for kind, index, body in self.kept if kind == "device"}
         for before, seal, after in zip(self.seals, self.seals[1:], self.seals[2:] + self.seals[-1:]):
@@ -283,8 +285,7 @@ class Verifier(Files):  # what goes wrong in a step, in whatever way, is a failu
         self.unproven += [("certificate", index, f"certs/issued/{index}.pem", "absent, and no entry says that it was not issued")
                           for index, digest in issues.items() if unsigned.get(digest, 0) < index]
 def main(paths, worst=0):
-    if not paths or not shutil.which("openssl"):
-        return print("usage: verify.py BUNDLE..., with openssl in PATH") or 2
+    if not paths or not shutil.which("openssl"): return print("usage: verify.py BUNDLE..., with openssl in PATH") or 2
     for path in paths:
         try:
             found = Verifier(path)

@@ -69,11 +69,18 @@ func (l *apiLog) readKey() error {
 
 // found translates the log's word for what is not there.
 func found(err error) error {
-	if errors.Is(err, audit.ErrNotFound) {
+	switch {
+	case errors.Is(err, audit.ErrNotFound):
 		return fmt.Errorf("%w: %w", api.ErrNotFound, err)
+	case errors.Is(err, audit.ErrPruned):
+		return fmt.Errorf("%w: %w", api.ErrPruned, err)
+	default:
+		return err
 	}
-	return err
 }
+
+// Pruned tells which entries are not here any more.
+func (l *apiLog) Pruned() (minimum, entry uint64, ok bool) { return l.log.Pruned() }
 
 // Entry reads one entry.
 func (l *apiLog) Entry(ctx context.Context, index uint64) (api.Entry, error) {
@@ -179,17 +186,20 @@ func (l *apiLog) proving(index uint64) (signedHead, *checkpoint.Sealed, error) {
 	return signedHead{signed, head.Size}, nil, nil
 }
 
-// Export writes the evidence bundle of the log up to the last seal, or the newest cosigned one.
+// Export writes the evidence bundle of the log, as far as it was not pruned, up to the last seal, or the newest cosigned one.
 func (l *apiLog) Export(ctx context.Context, w io.Writer, of api.Selection) error {
 	s, ok := l.witnesses.seal()
 	if !ok {
 		return api.ErrNotSealed
 	}
+	return l.write(ctx, w, bundle.WriteOptions{Head: s, Selection: l.selection(of)})
+}
+
+// write writes a bundle of this log.
+func (l *apiLog) write(ctx context.Context, w io.Writer, o bundle.WriteOptions) error {
+	o.Minimum, o.Certificates, o.Attachments, o.LogPolicy = l.log.Minimum(), l.certs, l.beside, l.logPolicy
 	tar := bundle.NewTar(w)
-	err := bundle.Write(ctx, tar, l.log, bundle.WriteOptions{
-		Head: s, Selection: l.selection(of), Certificates: l.certs, Attachments: l.beside, LogPolicy: l.logPolicy,
-	})
-	if err != nil {
+	if err := bundle.Write(ctx, tar, l.log, o); err != nil {
 		return err
 	}
 	return tar.Close()

@@ -35,6 +35,7 @@ type Appliance struct {
 	domain   *delegation.Service
 	listener *listener
 	monitor  *monitor
+	archive  *archive // nil: nothing is pruned
 	crls     *crls
 	puller   *puller // nil: nothing is pulled
 	senders  senders
@@ -146,11 +147,16 @@ func (a *Appliance) newDomain(ctx context.Context, t trust, cert *certifier, sta
 	if err != nil {
 		return nil, err
 	}
+	var archive delegation.Archive
+	if r := a.cfg.Retention; r != nil {
+		a.archive = newArchive(*r, a.log, a.senders, now)
+		archive = a.archive
+	}
 	limits := a.cfg.Limits.domain()
 	limits.Quotas = a.cfg.Quotas.limits()
 	limits.OperatorTTL, limits.Heartbeat = operatorTTL, a.cfg.Revocation.Heartbeat
 	return delegation.New(ctx, delegation.Config{
-		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Records: domainLog{a.log}, Certifier: cert, Statements: statements, Policy: &engine.active, Bundles: engine, Resources: resources,
+		Origin: a.cfg.Origin, Trust: bundle, Log: domainLog{a.log}, Records: domainLog{a.log}, Archive: archive, Certifier: cert, Statements: statements, Policy: &engine.active, Bundles: engine, Resources: resources,
 		Ready: a.monitor.ready, Provider: a.idps.available, Proofs: a.idps, Pseudonym: pseudonyms(indexKey), Clients: a.cfg.clients(),
 		Workloads: workloads, TPM: tpms, Limits: limits, Now: now, Rand: rand.Reader, Logger: a.logger,
 	})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -64,6 +63,8 @@ type Config struct {
 	SIEM     []SIEM          `yaml:"siem"`
 	Ceremony ceremony.Config `yaml:"ceremony"`
 
+	// Retention says what may be pruned from the log, and where it goes before; left out: nothing may.
+	Retention *Retention `yaml:"retention,omitempty"`
 	// Witnesses are asked to cosign this log's checkpoints.
 	Witnesses *Witnesses `yaml:"witnesses,omitempty"`
 	// Witness cosigns checkpoints of other logs.
@@ -324,6 +325,7 @@ func (c *Config) check() error {
 	c.Attestation.check(&p)
 	c.Policy.check(&p)
 	c.checkSIEM(&p)
+	c.Retention.check(&p, c.Development)
 	c.Witnesses.check(&p)
 	c.Witness.check(&p, c.Origin)
 	if c.Conformance != nil {
@@ -337,11 +339,6 @@ func (c *Config) check() error {
 		return nil
 	}
 	return fmt.Errorf("configuration: %w", errors.Join(p...))
-}
-
-func (c Conformance) loopback() bool {
-	at, err := netip.ParseAddrPort(c.Listen)
-	return err == nil && at.Addr().IsLoopback()
 }
 
 func (l Limits) checkTypes(p *problems) {

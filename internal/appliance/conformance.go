@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -56,4 +57,9 @@ func (p *conformance) run(ctx context.Context, g *errgroup.Group, l *listener) e
 	p.log.Warn("conformance profile: its answers are about made-up subjects and decide nothing", slog.String("url", url))
 	g.Go(func() error { return server.Run(ctx, ln, l.tls()) })
 	return nil
+}
+
+func (c Conformance) loopback() bool {
+	at, err := netip.ParseAddrPort(c.Listen)
+	return err == nil && at.Addr().IsLoopback()
 }

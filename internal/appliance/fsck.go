@@ -84,6 +84,6 @@ func printReport(w io.Writer, r audit.Report) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(w, "%d entries, %d payloads (%d erased), %d seals, %d findings\n", r.Entries, r.Payloads, r.Erased, r.Seals, len(r.Findings))
+	_, err := fmt.Fprintf(w, "%d entries, %d payloads (%d erased), %d pruned entries, %d seals, %d findings\n", r.Entries, r.Payloads, r.Erased, r.Pruned, r.Seals, len(r.Findings))
 	return err
 }

@@ -18,7 +18,7 @@ import (
 
 func (c *Config) auditConfig(key crypto.Signer, q audit.Quoter, indexKey []byte, now func() time.Time, log *slog.Logger) audit.Config {
 	return audit.Config{
-		Dir: c.logDir(), Origin: c.Origin, Signer: key, Quoter: q, IndexKey: indexKey, Private: delegation.Private, Now: now, Log: log,
+		Dir: c.logDir(), Origin: c.Origin, Signer: key, Quoter: q, IndexKey: indexKey, Private: delegation.Private, Archived: delegation.Archived, Now: now, Log: log,
 		PCRs:         c.TPM.selection().PCRs(),
 		SealInterval: c.Audit.SealInterval, Heartbeat: c.Audit.Heartbeat, MaxSealAge: c.Audit.MaxSealAge, MinFree: c.Audit.MinFree,
 	}

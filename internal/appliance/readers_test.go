@@ -50,11 +50,17 @@ type served struct {
 // serveLog makes a log with that many entries. Its TPM is none: the readers here look at checkpoints, tiles and proofs.
 func serveLog(t *testing.T, entries int) *served {
 	t.Helper()
+	return serveSealedLog(t, entries, time.Hour)
+}
+
+// serveSealedLog makes one that is sealed so often.
+func serveSealedLog(t *testing.T, entries int, interval time.Duration) *served {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	cfg := audit.Config{
 		Dir: filepath.Join(t.TempDir(), "log"), Origin: readersOrigin, Signer: key, Quoter: new(stillTPM), PCRs: []int{0}, IndexKey: make([]byte, 32),
-		Now: time.Now, Log: slog.New(slog.DiscardHandler), SealInterval: time.Hour, CheckpointInterval: time.Millisecond,
+		Now: time.Now, Log: slog.New(slog.DiscardHandler), SealInterval: interval, CheckpointInterval: time.Millisecond,
 		Heartbeat: time.Hour, MaxSealAge: time.Hour, MinFree: 1, Ballast: 1 << 20,
 	}
 	must(t, audit.Create(t.Context(), cfg, []record.Entry{numberedEntry(t, record.TypeCeremony, 0)}))

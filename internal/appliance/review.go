@@ -21,6 +21,9 @@ func (l reviewLog) Size() uint64 { return l.Head().Size }
 // Entries reads a range.
 func (l reviewLog) Entries(ctx context.Context, from, to uint64, fn func(record.Stored) error) error {
 	err := l.Log.Entries(ctx, from, to, fn)
+	if errors.Is(err, audit.ErrPruned) {
+		return fmt.Errorf("%w: %w", review.ErrPruned, err)
+	}
 	if errors.Is(err, audit.ErrNotFound) {
 		return fmt.Errorf("%w: %w", review.ErrNotFound, err)
 	}

@@ -24,6 +24,7 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 		return fmt.Errorf("witnesses: %w", err)
 	}
 	log.witnesses, log.pseudonym = a.witnesses, pseudonyms(indexKey)
+	a.archive.serveFrom(log)
 	if a.witness, err = a.newWitness(ctx, o.Now); err != nil {
 		return fmt.Errorf("witness: %w", err)
 	}

@@ -70,6 +70,8 @@ type noLog struct{}
 
 func (noLog) Head() checkpoint.Checkpoint { return checkpoint.Checkpoint{Size: 3} }
 
+func (noLog) Minimum() uint64 { return 0 }
+
 func (noLog) EnvelopeRange(_ context.Context, from, _ uint64, fn func(uint64, []byte) error) error {
 	return fn(from, []byte(`{"v":1,"type":"task","time":"2026-03-01T12:00:00.120Z"}`))
 }

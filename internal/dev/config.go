@@ -25,6 +25,8 @@ const (
 	policyKey    = "policy.key"
 	policyPublic = "policy.pem"
 	policyKeyID  = "dev"
+
+	archiveDir = "archive"
 )
 
 func devicesDir(dir string) string { return filepath.Join(dir, "devices") }
@@ -58,6 +60,9 @@ func config(dir, addr string, d *devkit.Devices) (appliance.Config, error) {
 			},
 			Operator: ceremony.OperatorConfig{Name: "admin", ValidityDays: 365},
 		},
+	}
+	if archive := filepath.Join(dir, archiveDir); exists(archive) { // made by who wants to see the log pruned
+		c.Retention = &appliance.Retention{Archive: archive, Keep: time.Second}
 	}
 	if exists(filepath.Join(dir, policyPublic)) { // not in directories made before there was one
 		c.Policy.Keys = []appliance.PolicyKey{{ID: policyKeyID, File: policyPublic}}

@@ -23,7 +23,7 @@ import (
 const origin = "signet.test/log"
 
 // madeUp is a log whose entries follow from their index. It grows when a test says so.
-type madeUp struct{ size atomic.Uint64 }
+type madeUp struct{ size, minimum atomic.Uint64 }
 
 func grown(n uint64) *madeUp {
 	l := new(madeUp)
@@ -35,9 +35,14 @@ func (l *madeUp) Head() checkpoint.Checkpoint {
 	return checkpoint.Checkpoint{Origin: origin, Size: l.size.Load()}
 }
 
+func (l *madeUp) Minimum() uint64 { return l.minimum.Load() }
+
 func (l *madeUp) EnvelopeRange(_ context.Context, from, to uint64, fn func(uint64, []byte) error) error {
 	if to > l.size.Load() {
 		return fmt.Errorf("asked for entries before %d of %d", to, l.size.Load())
+	}
+	if from < l.Minimum() {
+		return audit.ErrPruned
 	}
 	for ; from < to; from++ {
 		if err := fn(from, made(from)); err != nil {

@@ -32,6 +32,8 @@ const (
 // Log is what is read. What lies before Head is durable and never changes.
 type Log interface {
 	Head() checkpoint.Checkpoint
+	// Minimum is 0, or the first entry after those that were pruned: what lies between the first 256 and it cannot be read.
+	Minimum() uint64
 	EnvelopeRange(ctx context.Context, from, to uint64, fn func(index uint64, envelope []byte) error) error
 }
 
@@ -125,6 +127,13 @@ func (s *Sender) step(ctx context.Context) time.Duration {
 	if next == head {
 		s.keep(ctx)
 		return s.sink.rest()
+	}
+	if first := s.cfg.Log.Minimum(); next < first {
+		// A collector that is newer than what was pruned, which never passes one that is configured.
+		s.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "siem: entries were pruned before they were sent", slog.String("sink", s.cfg.Name),
+			slog.Uint64("from", next), slog.Uint64("to", first))
+		s.next.Store(first)
+		return 0
 	}
 	events, err := s.read(ctx, next, head)
 	if err != nil {

@@ -270,6 +270,20 @@ func TestEntryThatCannotBeRead(t *testing.T) {
 	})
 }
 
+// A collector that is newer than what was pruned begins where the log does: the index of its first event shows the gap.
+func TestPrunedBeforeItWasSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &told{answer: func([]ocsf.Event) error { return nil }}
+		log := grown(600)
+		log.minimum.Store(512)
+		s := sender(t, log, sink)
+		s.runFor(t, time.Minute)
+		if len(sink.got) != 1 || len(sink.got[0]) != 88 || sink.got[0][0].Index != 512 || s.Status().Lag != 0 {
+			t.Errorf("%d batches, %+v", len(sink.got), s.Status())
+		}
+	})
+}
+
 type damaged struct{ *madeUp }
 
 func (damaged) EnvelopeRange(_ context.Context, from, _ uint64, fn func(uint64, []byte) error) error {

@@ -48,6 +48,7 @@ type Skipped struct {
 	Erased     uint64
 	Overruled  uint64 // policy allowed, and a revocation in the same moment denied
 	Busy       uint64 // there was no place to evaluate
+	Pruned     uint64 // the log does not have them any more
 	Unreadable uint64 // the input is not the one that the entry has the digest of
 }
 
@@ -113,6 +114,9 @@ func (r *replay) bounds(ctx context.Context) (from, to uint64, err error) {
 	from, to = r.request.From, r.cfg.Log.Size()
 	if r.request.To != 0 {
 		to = min(to, r.request.To)
+	}
+	if first := min(r.cfg.Log.Minimum(), to); from < first {
+		r.totals.Skipped.Pruned, from = first-from, first
 	}
 	if from >= to {
 		return from, to, nil

@@ -19,6 +19,7 @@ var (
 	ErrBusy       = errors.New("review: another one is under way")
 	ErrNoBundle   = errors.New("review: no such bundle")
 	ErrNotFound   = errors.New("review: no such entry")
+	ErrPruned     = errors.New("review: the entry was pruned")
 	ErrNoInput    = errors.New("review: policy was not asked for this entry")
 	ErrErased     = errors.New("review: what policy was asked is erased")
 	ErrUnreadable = errors.New("review: the recorded input is not what the entry says")
@@ -44,6 +45,7 @@ type Bundles interface {
 // Log is where the questions are. Lookup and Entries are those of the audit log; a missing entry is ErrNotFound.
 type Log interface {
 	Size() uint64
+	Minimum() uint64 // entries before it may have been pruned; one that was is ErrPruned
 	Lookup(ctx context.Context, term record.Term, from uint64, limit int) ([]uint64, error)
 	Entries(ctx context.Context, from, to uint64, fn func(record.Stored) error) error
 }

@@ -26,6 +26,8 @@ type memoryLog []record.Stored
 
 func (l memoryLog) Size() uint64 { return uint64(len(l)) }
 
+func (l memoryLog) Minimum() uint64 { return 0 }
+
 func (l memoryLog) Lookup(_ context.Context, term record.Term, from uint64, limit int) ([]uint64, error) {
 	for i, e := range l {
 		var body struct {
@@ -394,5 +396,40 @@ func TestExplain(t *testing.T) {
 		if _, err := r.Explain(t.Context(), c.q); !errors.Is(err, c.want) {
 			t.Errorf("%+v: %v, want %v", c.q, err, c.want)
 		}
+	}
+}
+
+// prunedLog has no entries before minimum.
+type prunedLog struct {
+	memoryLog
+	minimum uint64
+}
+
+func (l prunedLog) Minimum() uint64 { return l.minimum }
+
+func (l prunedLog) Entries(ctx context.Context, from, to uint64, fn func(record.Stored) error) error {
+	if from < l.minimum {
+		return review.ErrPruned
+	}
+	return l.memoryLog.Entries(ctx, from, to, fn)
+}
+
+// What was pruned is counted, not passed over in silence.
+func TestPrunedQuestions(t *testing.T) {
+	old, none := engine(t, "allow := true"), engine(t, "allow := false")
+	var log memoryLog
+	for i := range 20 {
+		log.decision(t, old, input(i))
+	}
+	r := reviewer(t, prunedLog{log, 15}, shelf{review.Active: none}, time.Now)
+	for from, pruned := range map[uint64]uint64{0: 15, 10: 5, 15: 0, 18: 0} {
+		totals, err := r.Replay(t.Context(), review.ReplayRequest{From: from}, func(review.Change) error { return nil })
+		if err != nil || totals.Skipped.Pruned != pruned || totals.Replayed != 20-max(from, 15) {
+			t.Errorf("from %d: %+v %v", from, totals, err)
+		}
+	}
+	gone := uint64(3)
+	if _, err := r.Explain(t.Context(), review.ExplainRequest{Index: &gone}); !errors.Is(err, review.ErrPruned) {
+		t.Error(err)
 	}
 }
