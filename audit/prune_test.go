@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -242,6 +243,13 @@ func TestPruneWaitsForTheSeal(t *testing.T) {
 	q := newTPM()
 	cfg := pruneConfig(t, q)
 	create(t, cfg)
+	var early atomic.Bool
+	cfg.hooks.at = func(point string) error {
+		if point == "prune" {
+			q.set(func(q *tpm) { early.Store(early.Load() || q.failQuote) })
+		}
+		return nil
+	}
 	l := start(t, cfg)
 	fillTo(t, l.Log, 600)
 	q.set(func(q *tpm) { q.failQuote = true })
@@ -251,8 +259,12 @@ func TestPruneWaitsForTheSeal(t *testing.T) {
 	if _, err := l.Read(t.Context(), 300); err != nil || l.Minimum() != 0 {
 		t.Errorf("entry 300: %v, minimum %d", err, l.Minimum())
 	}
+	waitUntil(t, "a seal that fails", func() bool { return l.Status().Sealing != nil })
 	q.set(func(q *tpm) { q.failQuote = false })
 	waitPruned(t, l.Log, 512)
+	if early.Load() {
+		t.Error("pruned before a seal covered the entry that says so")
+	}
 	wantPruned(t, l.Log, 512)
 }
 
