@@ -39,7 +39,7 @@ func (v *verifier) takenBy(n uint64, data []byte) {
 		return
 	}
 	for i, line := range list {
-		v.prunedBy(n*chunk+uint64(i), line) //nolint:gosec // G115: at most 256
+		v.prunedBy(n*chunk+uint64(i), line)
 		for _, index := range erasedBy(line) {
 			v.tally.erased[index] = true
 		}
