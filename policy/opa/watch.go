@@ -17,7 +17,7 @@ import (
 // ends the process. A bundle's tests ask for many decisions in one evaluation, and only the second concerns them.
 const (
 	maxFrames     = 16 << 10
-	maxTestFrames = 256 << 10
+	maxTestFrames = 128 << 10
 )
 
 const (
