@@ -20,19 +20,10 @@ import (
 // memory is a sink in memory.
 type memory map[string][]byte
 
-type memoryFile struct {
-	strings.Builder
-	to   memory
-	path string
-}
-
-func (m memory) Create(path string) (io.WriteCloser, error) {
-	return &memoryFile{to: m, path: path}, nil
-}
-
-func (f *memoryFile) Close() error {
-	f.to[f.path] = []byte(f.String())
-	return nil
+func (m memory) Put(path string, size int64, content io.Reader) error {
+	m[path] = make([]byte, size)
+	_, err := io.ReadFull(content, m[path])
+	return err
 }
 
 func (m memory) fs() fs.FS {

@@ -60,15 +60,20 @@ type WriteOptions struct {
 	EventLog     []byte      // the platform's; empty: left out
 }
 
-// Write streams a bundle to sink, the manifest last. Equal inputs give equal bytes. Memory does not grow with the entries, but with a
-// manifest line for each file and an identifier for each grant, or with what the chains of a selection name. On an error the sink holds part of a bundle without a manifest, which no
-// verifier accepts.
+// Write streams a bundle to sink, the manifest last. Equal inputs give equal bytes. Memory does not grow with the entries, but with an
+// identifier for each grant, or with what the chains of a selection name; the manifest waits in a file below [os.TempDir], about 90 bytes for each
+// certificate. On an error the sink holds part of a bundle without a manifest, which no verifier accepts.
 func Write(ctx context.Context, sink Sink, src Source, o WriteOptions) error {
 	seal, err := checkpoint.ParseSeal(o.Head.Text)
 	if err != nil {
 		return fmt.Errorf("bundle: write: head: %w", err)
 	}
-	w := &writer{ctx: ctx, sink: sink, src: src, opts: o, head: seal, grants: map[string]bool{}, policies: map[string]bool{}}
+	manifest, err := newSpool()
+	if err != nil {
+		return fmt.Errorf("bundle: write: %w", err)
+	}
+	defer func() { _ = manifest.close() }() // it has no name, and was read
+	w := &writer{ctx: ctx, sink: sink, src: src, opts: o, head: seal, manifest: manifest, grants: map[string]bool{}, policies: map[string]bool{}}
 	if err := w.run(); err != nil {
 		return fmt.Errorf("bundle: write: %w", err)
 	}
@@ -82,7 +87,7 @@ type writer struct {
 	opts     WriteOptions
 	head     checkpoint.Seal
 	ceremony record.Ceremony
-	manifest bytes.Buffer
+	manifest *spool
 	grants   map[string]bool
 	policies map[string]bool
 	chunk    chunkBuffer
@@ -124,7 +129,11 @@ func (w *writer) run() error {
 			return err
 		}
 	}
-	return w.put(pathManifest, w.manifest.Bytes())
+	lines, err := w.manifest.reader()
+	if err != nil {
+		return err
+	}
+	return w.sink.Put(pathManifest, w.manifest.size, lines)
 }
 
 // bounds widens the wanted range to whole files.
@@ -361,19 +370,10 @@ func (w *writer) file(path string, data []byte) error {
 		return fmt.Errorf("%q: not a file of a bundle, or its %d bytes are too many", path, len(data))
 	}
 	sum := sha256.Sum256(data)
-	fmt.Fprintf(&w.manifest, "%s  %s\n", hex.EncodeToString(sum[:]), path)
-	return w.put(path, data)
-}
-
-func (w *writer) put(path string, data []byte) error {
-	out, err := w.sink.Create(path)
-	if err != nil {
-		return err
+	if _, err := fmt.Fprintf(w.manifest, "%s  %s\n", hex.EncodeToString(sum[:]), path); err != nil {
+		return fmt.Errorf("manifest: %w", err)
 	}
-	if _, err := out.Write(data); err != nil {
-		return errors.Join(err, out.Close())
-	}
-	return out.Close()
+	return w.sink.Put(path, int64(len(data)), bytes.NewReader(data))
 }
 
 // encodeBase64 is the encoding of bytes in the project's JSON.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/signet-pki/signet/audit/bundle"
@@ -83,15 +84,17 @@ func TestWriterRefuses(t *testing.T) {
 	must(t, err)
 	must(t, os.Symlink(dir, filepath.Join(dir, "new", "entries")))
 	for _, path := range []string{"../x", "/x", "a/../../x", "", ".", "a//b", "a b", "entries/0.jsonl"} {
-		if out, err := sink.Create(path); err == nil {
-			out.Close()
+		if err := sink.Put(path, 0, strings.NewReader("")); err == nil {
 			t.Errorf("%q was created", path)
 		}
 	}
 	archive := bundle.NewTar(&bytes.Buffer{})
-	_, err = archive.Create("a")
-	must(t, err)
-	if _, err := archive.Create("b"); err == nil {
-		t.Error("two files at a time in a tar")
+	for _, path := range []string{"../x", "/x", "a b"} {
+		if err := archive.Put(path, 0, strings.NewReader("")); err == nil {
+			t.Errorf("%q was created in a tar", path)
+		}
+	}
+	if err := archive.Put("a", 2, strings.NewReader("1")); err == nil {
+		t.Error("a file of one byte was taken for one of two")
 	}
 }

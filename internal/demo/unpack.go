@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -35,12 +36,7 @@ func unpack(tarPath, dir string) error {
 		if err != nil {
 			return err
 		}
-		w, err := out.Create(path)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(data)
-		return errors.Join(err, w.Close())
+		return out.Put(path, int64(len(data)), bytes.NewReader(data))
 	})
 	return errors.Join(err, out.Close())
 }
