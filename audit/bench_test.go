@@ -1,6 +1,8 @@
 package audit
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -45,8 +47,12 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 func issuance(b *testing.B, i int64) record.Entry {
-	body := fmt.Appendf(nil, `{"origin":"x","filler":"%0900d"}`, i)
-	e, err := record.New(record.Envelope{Type: record.TypeIssue, Time: time.Now(), Body: body}, fmt.Sprintf("%01000d", i), [32]byte{byte(i)})
+	random := make([]byte, 2048)
+	if _, err := rand.Read(random); err != nil {
+		b.Fatal(err)
+	}
+	body := fmt.Appendf(nil, `{"filler":"%s"}`, base64.StdEncoding.EncodeToString(random[:675]))
+	e, err := record.New(record.Envelope{Type: record.TypeIssue, Time: time.Now(), Body: body}, base64.StdEncoding.EncodeToString(random[675:1425]), [32]byte{byte(i)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -55,7 +61,7 @@ func issuance(b *testing.B, i int64) record.Entry {
 	}
 	absent := record.Precondition{Op: record.Absent}
 	e.Mutations = []record.Mutation{
-		{Key: fmt.Sprint("agent/", i), Value: make([]byte, 1024), Expires: time.Now().Add(time.Hour), Pre: absent},
+		{Key: fmt.Sprint("agent/", i), Value: random[:1500], Expires: time.Now().Add(time.Hour), Pre: absent},
 		{Key: fmt.Sprint("spki/", i), Value: []byte{1}, Expires: time.Now().Add(time.Hour), Pre: absent},
 		{Key: fmt.Sprint("idem/", i), Value: make([]byte, 64), Expires: time.Now().Add(time.Hour), Pre: absent},
 		{Key: "revoked/x", CheckOnly: true, Pre: absent},

@@ -44,11 +44,15 @@ const (
 	// the value log, whose garbage collection and checks are separate.
 	valueThreshold = 512 << 10
 	blockCache     = 64 << 20
-	// Entries are written in order and stay: tables and levels larger than Badger's mean that they are rewritten less often, and
-	// that fewer files are opened; blocks that hold a few entries each, fewer of them to look at when tables are checked.
-	baseTable = 16 << 20
-	baseLevel = 256 << 20
-	blockSize = 16 << 10
+	// Entries are written in order and stay: tables and levels larger than Badger's, and more of them at level 0 before they are
+	// merged, mean that they are rewritten less often, and that fewer files are opened; blocks that hold a few entries each, fewer of
+	// them to look at when tables are checked. What is merged at once, and so needs room beside itself, is level 0 with what it overlaps:
+	// a gigabyte or so.
+	baseTable   = 64 << 20
+	baseLevel   = 1 << 30
+	level0      = 10
+	level0Stall = 2 * level0
+	blockSize   = 16 << 10
 )
 
 // MaxValue is the largest value of one key, in bytes.
@@ -120,6 +124,8 @@ func settings(dir string) badger.Options {
 		WithMemTableSize(memTable).
 		WithBaseTableSize(baseTable).
 		WithBaseLevelSize(baseLevel).
+		WithNumLevelZeroTables(level0).
+		WithNumLevelZeroTablesStall(level0Stall).
 		WithBlockSize(blockSize).
 		WithValueThreshold(valueThreshold).
 		WithValueLogFileSize(vlogFile).

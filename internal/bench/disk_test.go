@@ -39,11 +39,13 @@ func TestEntries(t *testing.T) {
 			t.Errorf("%s: twice the same", name)
 		}
 	}
-	e, err := entry()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := len(flat(e)); n < entrySize*3/4 || n > entrySize {
-		t.Errorf("a leaf of %d bytes for about %d", n, entrySize)
+	for _, k := range []kind{issuances, decisions} {
+		e, err := k.make()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(flat(e)); n < k.size*3/4 || n > k.size {
+			t.Errorf("%s: a leaf of %d bytes for about %d", k.name, n, k.size)
+		}
 	}
 }

@@ -19,13 +19,26 @@ import (
 func (b *bench) logRows(ctx context.Context) error {
 	for _, writers := range []int{1, 16, 128} {
 		for _, await := range []bool{false, true} {
-			if err := b.duel(ctx, writers, await); err != nil {
+			if err := b.duel(ctx, duel{kind: issuances, writers: writers, await: await}); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return b.duel(ctx, duel{kind: decisions, writers: 128, await: true})
 }
+
+// kind is what entries are like.
+type kind struct {
+	name string
+	size int // about what one hands to the log, in bytes
+	make func() (record.Entry, error)
+}
+
+// Most entries of an appliance are decisions; those with their certificates are as long as issuances.
+var (
+	issuances = kind{"issuance, 4 KiB with its state", 4096, entry}
+	decisions = kind{"decision without certificates, 3.3 KiB", 3400, decision}
+)
 
 // ops are how many entries a run of ours has, and one of Tessera's, which is slower and keeps each partial bundle that it wrote.
 func ops(writers int, await bool) (ours, theirs int) {
@@ -44,31 +57,32 @@ func ops(writers int, await bool) (ours, theirs int) {
 }
 
 // duel measures both logs, in turn.
-func (b *bench) duel(ctx context.Context, writers int, await bool) (err error) {
-	ours, err := b.openSignet(ctx, fmt.Sprintf("signet-%d-%t", writers, await), await)
+func (b *bench) duel(ctx context.Context, d duel) (err error) {
+	place := fmt.Sprintf("%d-%d-%t", d.writers, d.kind.size, d.await)
+	ours, err := b.openSignet(ctx, "signet-"+place, d.await)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, ours.close()) }()
-	theirs, err := b.openTessera(ctx, fmt.Sprintf("tessera-%d-%t", writers, await), writers)
+	theirs, err := b.openTessera(ctx, "tessera-"+place, d.writers)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, theirs.close()) }()
 	waiting, stop := context.WithCancel(ctx)
 	defer stop()
-	d := duel{what: "Durable audit entry", writers: writers, await: await}
-	if await {
+	d.what = "Durable audit entry"
+	if d.await {
 		d.what = "Audit entry under a signed checkpoint"
 		ours.add, theirs.add = ours.awaiter(waiting), theirs.awaiter(waiting)
 	}
-	n, m := ops(writers, await)
+	n, m := ops(d.writers, d.await)
 	for i := range b.runs {
-		progress("%s, %d writers: run %d of %d", d.what, writers, i+1, b.runs)
-		if d.ours, err = ours.run(ctx, d.ours, writers, n/b.scale); err != nil {
+		progress("%s (%s), %d writers: run %d of %d", d.what, d.kind.name, d.writers, i+1, b.runs)
+		if d.ours, err = ours.run(ctx, d.ours, d, n/b.scale); err != nil {
 			return fmt.Errorf("%s: %w", ours.name, err)
 		}
-		if d.theirs, err = theirs.run(ctx, d.theirs, writers, m/b.scale); err != nil {
+		if d.theirs, err = theirs.run(ctx, d.theirs, d, m/b.scale); err != nil {
 			return fmt.Errorf("%s: %w", theirs.name, err)
 		}
 	}
@@ -76,27 +90,27 @@ func (b *bench) duel(ctx context.Context, writers int, await bool) (err error) {
 }
 
 func (b *bench) addDuel(ctx context.Context, d duel) error {
-	sync, err := b.appendSync(ctx, entrySize*d.writers, 200)
+	sync, err := b.appendSync(ctx, d.kind.size*d.writers, 200)
 	if err != nil {
 		return err
 	}
-	f := floor{name: fmt.Sprintf("append + fsync of %d × 4 KiB, shared", d.writers), cost: perOp(sync, d.writers), wall: true}
+	f := floor{name: fmt.Sprintf("append + fsync of %d × %d bytes, shared", d.writers, d.kind.size), cost: perOp(sync, d.writers), wall: true}
 	at := fmt.Sprint(d.writers)
-	b.table.add(row{what: d.what + " (4 KiB with state and indexes)", at: at, samples: d.ours, floor: f})
-	b.table.add(row{what: d.what + ", Tessera POSIX (4 KiB in one leaf)", at: at, samples: d.theirs, floor: f})
+	b.table.add(row{what: fmt.Sprintf("%s (%s)", d.what, d.kind.name), at: at, samples: d.ours, floor: f})
+	b.table.add(row{what: fmt.Sprintf("%s, Tessera POSIX (%s, in one leaf)", d.what, d.kind.name), at: at, samples: d.theirs, floor: f})
 	aim := ""
 	if d.writers == 128 && d.await {
 		aim = "≥ 10"
 	}
 	ours, theirs := medianOf(d.ours, sample.rate).mid, medianOf(d.theirs, sample.rate).mid
-	b.facts = append(b.facts, fact{d.what + ", rate over Tessera POSIX's", fmt.Sprintf("%d writers", d.writers), fmt.Sprintf("%.1f", ours/theirs), aim})
+	b.facts = append(b.facts, fact{fmt.Sprintf("%s (%s), rate over Tessera POSIX's", d.what, d.kind.name), fmt.Sprintf("%d writers", d.writers), fmt.Sprintf("%.1f", ours/theirs), aim})
 	return nil
 }
 
 // run adds one run to those before.
-func (c appender) run(ctx context.Context, before []sample, writers, ops int) ([]sample, error) {
-	s, err := load(ctx, writers, ops, self{}, func(ctx context.Context, _, _ int) error {
-		e, err := entry()
+func (c appender) run(ctx context.Context, before []sample, d duel, ops int) ([]sample, error) {
+	s, err := load(ctx, d.writers, ops, self{}, func(ctx context.Context, _, _ int) error {
+		e, err := d.kind.make()
 		if err != nil {
 			return err
 		}
@@ -181,9 +195,6 @@ func (r *running) close() error {
 	r.stop()
 	return errors.Join(<-r.ended, r.Close())
 }
-
-// entrySize is about what entry writes, in bytes.
-const entrySize = 4096
 
 // entry is like that of an issuance: envelope and payload of 1 KiB each, four terms, four changes of state. What fills it
 // does not become shorter by packing, as keys, digests and signatures do not.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -43,7 +44,8 @@ func (b *bench) decisionsRow(ctx context.Context) error {
 	if err := errors.Join(bundle.Write(ctx, tar, s, o), tar.Close()); err != nil {
 		return err
 	}
-	return b.verifyRow(ctx, "Bundle verification, decisions alone", f)
+	_, _, err = b.verifyRow(ctx, "Bundle verification, decisions alone", f)
+	return err
 }
 
 // bundleRow verifies the evidence of everything that was measured before: spawns and decisions, under real seals.
@@ -68,23 +70,27 @@ func (b *bench) bundleRow(ctx context.Context, server *child, w *world) error {
 	if err := w.auditor.Export(ctx, f); err != nil {
 		return err
 	}
-	return b.verifyRow(ctx, "Bundle verification", f)
-}
-
-func (b *bench) verifyRow(ctx context.Context, what string, f *os.File) error {
-	info, err := f.Stat()
+	files, entries, err := b.verifyRow(ctx, "Bundle verification", f)
 	if err != nil {
 		return err
 	}
-	files, err := bundle.OpenTar(f, info.Size())
+	b.entries = entries
+	return b.diskFact(files, entries)
+}
+
+// verifyRow verifies a bundle, which is in memory by then, and gives its files and how many entries it has.
+func (b *bench) verifyRow(ctx context.Context, what string, f *os.File) (files fs.FS, entries int, err error) {
+	info, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, 0, err
+	}
+	if files, err = bundle.OpenTar(f, info.Size()); err != nil {
+		return nil, 0, err
 	}
 	hashed, err := hashFile(f, info.Size())
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	var entries int
 	samples, err := b.repeat(what, func() (sample, error) {
 		m, err := begin(self{})
 		if err != nil {
@@ -102,17 +108,13 @@ func (b *bench) verifyRow(ctx context.Context, what string, f *os.File) error {
 		return s, m.end(&s)
 	})
 	if err != nil {
-		return err
-	}
-	b.entries = entries
-	if err := b.diskFact(files, entries); err != nil {
-		return err
+		return nil, 0, err
 	}
 	b.table.add(row{
 		what: fmt.Sprintf("%s, %d entries, %d MB", what, entries, info.Size()>>20), at: "–", samples: samples,
 		floor: floor{name: "SHA-256 of the same bytes, one core", cost: perOp(hashed, entries)},
 	})
-	return nil
+	return files, entries, nil
 }
 
 // hashFile is the time that hashing takes, of a file that is in memory by then.

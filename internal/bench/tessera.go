@@ -92,6 +92,7 @@ func (c appender) awaiter(ctx context.Context) func(context.Context, record.Entr
 // duel is the runs of both logs under the same load.
 type duel struct {
 	what    string
+	kind    kind
 	writers int
 	await   bool // until a checkpoint covers the entry
 	ours    []sample
