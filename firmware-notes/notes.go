@@ -1,7 +1,7 @@
 // Package firmwarenotes holds what is known of the devices that keep Signet's keys: a page for each, embedded, and the
 // table of published weaknesses of their firmware.
 //
-// It only looks up: it opens no device and decides nothing. Everything in it is safe for concurrent use.
+// It looks up and judges what it is given: it opens no device. Everything in it is safe for concurrent use.
 package firmwarenotes
 
 import (

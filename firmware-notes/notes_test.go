@@ -3,6 +3,8 @@ package firmwarenotes
 import (
 	"errors"
 	"io/fs"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -24,50 +26,43 @@ func TestPages(t *testing.T) {
 	}
 }
 
-func TestMatch(t *testing.T) {
-	for _, tc := range []struct{ vendor, version, want string }{
-		{"IFX\x00", "7.61.2785.0", "CVE-2017-15361 CVE-2024-45678"},
-		{"IFX", "7.62.3126.0", "CVE-2024-45678"},
-		{"IFX", "4.34", "CVE-2024-45678"},
-		{"IFX", "4.41.1", "CVE-2017-15361 CVE-2024-45678"},
-		{"STM ", "73.8.17568", "CVE-2019-16863"},
-		{"STM ", "73.64.17568", ""},
-		{"STM ", "73.64", ""},
-		{"stm", "71.12", "CVE-2019-16863"},
-		{"INTC", "11.8.50.3425", "CVE-2019-11090"},
-		{"INTC", "11.8.70.3626", ""},
-		{"INTC", "11", "CVE-2019-11090"},
-		{"NTC\x00", "1.3.2.8", "CVE-2023-1017"},
-		{"NTC\x00", "1.3.2.20", ""},
-		{"IBM\x00", "8215.1538", "CVE-2023-1017, CVE-2023-1018"},
-		{"Yubico (www.yubico.com)", "2.3.2", "CVE-2024-45678"},
-		{"Yubico (www.yubico.com)", "2.4.0", ""},
-		{"STM", "unreadable", "CVE-2019-16863"},
-		{"STM", "", "CVE-2019-16863"},
-		{"SoftHSM project", "2.6", ""},
-		{"", "1.0", ""},
-	} {
-		var ids []string
-		for _, a := range Match(tc.vendor, tc.version) {
-			ids = append(ids, a.ID)
+// TestEachDeviceHasAPage: whoever is told of a weakness finds a page, and each page is about a device and can be found.
+func TestEachDeviceHasAPage(t *testing.T) {
+	var named []string
+	for _, f := range Families() {
+		named = append(named, f.Page)
+	}
+	slices.Sort(named)
+	if named = slices.Compact(named); !slices.Equal(named, Pages()) {
+		t.Errorf("the families have the pages %q, there are %q", named, Pages())
+	}
+	contents, err := Page(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guide, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range Pages() {
+		if !strings.Contains(string(contents), "]("+page+".md)") {
+			t.Errorf("README.md does not link to %s.md", page)
 		}
-		if got := strings.Join(ids, " "); got != tc.want {
-			t.Errorf("Match(%q, %q) = %q, want %q", tc.vendor, tc.version, got, tc.want)
+		if !strings.Contains(string(guide), "](../firmware-notes/"+page+".md)") {
+			t.Errorf("docs/operations.md does not link to firmware-notes/%s.md", page)
 		}
 	}
 }
 
-func TestTableIsWhole(t *testing.T) {
-	for _, a := range Advisories() {
-		if a.ID == "" || a.Consequence == "" || a.Advice == "" || a.Source == "" || a.Vendor != vendorWord(a.Vendor) {
-			t.Errorf("incomplete row: %+v", a)
+// TestPagesSayHowTheyKnow: what was run and what was only read must never be taken for each other.
+func TestPagesSayHowTheyKnow(t *testing.T) {
+	for _, page := range Pages() {
+		text, err := Page(page)
+		if err != nil {
+			t.Fatal(err)
 		}
-		for _, r := range a.Firmware {
-			first, ok := parseVersion(r.First)
-			last, okLast := parseVersion(r.Last)
-			if !ok || !okLast || compare(first, last) > 0 {
-				t.Errorf("%s: range %v is not one", a.ID, r)
-			}
+		if !strings.Contains(string(text), "\n**Run**: ") && !strings.Contains(string(text), "\n**Read, not run**: ") {
+			t.Errorf("%s.md says neither what was run nor that it was only read", page)
 		}
 	}
 }

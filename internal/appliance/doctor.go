@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 
-	firmwarenotes "github.com/signet-pki/signet/firmware-notes"
 	"github.com/signet-pki/signet/internal/durable"
 	"github.com/signet-pki/signet/tpm"
 )
@@ -19,6 +18,7 @@ var ErrUnwell = errors.New("not everything is in order")
 // finding is one line of the doctor: what was looked at, and what is wrong with it and how to mend it.
 type finding struct {
 	what string
+	word string // "" is ok
 	note string
 	err  error
 }
@@ -29,11 +29,11 @@ func Doctor(ctx context.Context, c Config, w io.Writer, log *slog.Logger) error 
 	unwell := false
 	for _, check := range []func(context.Context, *slog.Logger) []finding{c.examineTokens, c.examineTPM, c.examineFiles} {
 		for _, f := range check(ctx, log) {
-			word := "ok  "
+			orElse(&f.word, "ok")
 			if f.err != nil {
-				word, f.note, unwell = "FAIL", f.err.Error(), true
+				f.word, f.note, unwell = "FAIL", f.err.Error(), true
 			}
-			if _, err := fmt.Fprintf(w, "%s  %-16s %s\n", word, f.what, f.note); err != nil {
+			if _, err := fmt.Fprintf(w, "%-4s  %-16s %s\n", f.word, f.what, f.note); err != nil {
 				return err
 			}
 		}
@@ -69,7 +69,7 @@ func (c *Config) examineToken(ctx context.Context, what string, t Token, log *sl
 	if info.LoginTriesLow {
 		f.err = errors.New("the PIN was entered wrongly before: check who tries")
 	}
-	return append([]finding{f}, advisories(what, info.Manufacturer, info.Firmware)...)
+	return append([]finding{f}, describedToken(what, info).advisories()...)
 }
 
 func (c *Config) examineTPM(ctx context.Context, log *slog.Logger) []finding {
@@ -86,10 +86,9 @@ func (c *Config) examineTPM(ctx context.Context, log *slog.Logger) []finding {
 	if err != nil {
 		return []finding{{what: "tpm", err: err}}
 	}
-	v := info.Firmware
-	firmware := fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xffff, v>>16&0xffff, v&0xffff)
+	chip := describedTPM(info)
 	out := []finding{
-		{what: "tpm", note: fmt.Sprintf("%s %s, firmware %s", info.Manufacturer, info.Vendor, firmware)},
+		{what: "tpm", note: fmt.Sprintf("%s %s, firmware %s", info.Manufacturer, info.Vendor, chip.device.Firmware)},
 		{what: "tpm keys", note: "attestation key and counter are there", err: c.checkTPM(ctx, dev, binding)},
 		{what: "tpm clear", note: clearNote(info)},
 		{what: "tpm pcrs", note: "tpm.pcr_values accepts them, or names none", err: c.TPM.checkPCRs(ctx, dev)},
@@ -99,7 +98,7 @@ func (c *Config) examineTPM(ctx context.Context, log *slog.Logger) []finding {
 	if err == nil && ek.Certificate == nil {
 		f.note = "endorsement key without a certificate: nobody vouches for this TPM"
 	}
-	return append(append(out, f), advisories("tpm", info.Manufacturer, firmware)...)
+	return append(append(out, f), chip.advisories()...)
 }
 
 // clearNote is for people to weigh: the firmware can clear a TPM in any case.
@@ -108,15 +107,6 @@ func clearNote(info tpm.Info) string {
 		return "only the firmware can clear it"
 	}
 	return "whoever may use it can clear it, which begins its counter anew: tpm2_clearcontrol -C l s"
-}
-
-// advisories lists what is known about a firmware. It is for people to weigh, and fails nothing.
-func advisories(what, vendor, firmware string) []finding {
-	var out []finding
-	for _, a := range firmwarenotes.Match(vendor, firmware) {
-		out = append(out, finding{what: what, note: fmt.Sprintf("advisory %s: %s; %s", a.ID, a.Consequence, a.Advice)})
-	}
-	return out
 }
 
 func (c *Config) examineFiles(context.Context, *slog.Logger) []finding {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/signet-pki/signet/delegation/chain"
+	firmwarenotes "github.com/signet-pki/signet/firmware-notes"
 )
 
 // fewCAs is the number of pre-signed CAs left at which the appliance asks for a ceremony.
@@ -15,6 +16,7 @@ const fewCAs = 2
 
 // probes are what readiness means.
 func (a *Appliance) probes(c *certifier, now func() time.Time) []probe {
+	notes := &firmware{ask: a.devices.describe}
 	out := []probe{
 		{name: "hsm_issuing", check: a.devices.issuing.Check},
 		{name: "hsm_audit", check: a.devices.audit.Check},
@@ -24,6 +26,8 @@ func (a *Appliance) probes(c *certifier, now func() time.Time) []probe {
 		{name: "policy", check: a.checkPolicy},
 		{name: "issuing_ca", check: func(context.Context) error { return checkCAs(c) }},
 		{name: "issuing_ca_stock", warn: true, check: func(context.Context) error { return checkStock(c, now()) }},
+		{name: "firmware", check: notes.check(firmwarenotes.Refuse)},
+		{name: "firmware_advisories", warn: true, check: notes.check(firmwarenotes.Warn)},
 		{name: "siem", warn: true, check: a.senders.check},
 		{name: "development", warn: true, check: a.checkDevelopment},
 	}
