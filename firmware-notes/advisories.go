@@ -193,10 +193,9 @@ func (a Advisory) covers(v version) answer {
 	}
 	sum := no
 	for _, r := range a.Versions {
-		switch r.holds(v) {
-		case yes:
+		if held := r.holds(v); held == yes {
 			return yes
-		case perhaps:
+		} else if held == perhaps {
 			sum = perhaps
 		}
 	}

@@ -121,6 +121,7 @@ func TestVerdicts(t *testing.T) {
 		{"RSA only, and RSA used", tpmOf("IFX", "7.61.0.0"), RSA, roca, Refuse},
 		{"hands needed", yubihsm("2.32", "2.70"), Signing, eucleak, Warn},
 		{"no versions stated", tpmOf("IFX", "7.85.0.0"), Signing, eucleak, Warn},
+		{"no versions stated, and no hands needed", Device{Manufacturer: "SafeNet, Inc.", Firmware: "6.21"}, Signing, "CVE-2015-5464", Warn},
 		{"nothing reported", tpmOf("STM", ""), Signing, "CVE-2019-16863", Warn},
 		{"the machine around it", tpmOf("STM", "73.64.0.0"), Signing, sleep, Note},
 		{"the module in front of it", yubihsm("2.40", "2.2"), Signing, "CVE-2020-24388", Note},

@@ -4,7 +4,7 @@ import "slices"
 
 // Advisories returns the whole table. Only what its sources state stands here; absence proves nothing.
 func Advisories() []Advisory {
-	return slices.Concat(timing(), chips(), emulators(), tokens())
+	return slices.Concat(timing(), infineon(), nuvoton(), platforms(), emulators(), tokens())
 }
 
 const (
@@ -59,9 +59,8 @@ func timing() []Advisory {
 	}
 }
 
-// chips are the others of TPMs in hardware and platform firmware.
-func chips() []Advisory {
-	out := []Advisory{
+func infineon() []Advisory {
+	return []Advisory{
 		{
 			Family: "infineon", IDs: []string{roca},
 			Versions: []Range{
@@ -92,6 +91,11 @@ func chips() []Advisory {
 			Advice:      "Update to 7.66 or 7.86 (SLB 9670) or 15.23 (SLB 9672), as the machine's maker offers it; only signetd's user should open the device. Of other lines the version was not found.",
 			Source:      "TCG, VRT0009; CERT/CC VU#282450; versions: IEI, TPM IN03 notice (SLB 9672), and a published comparison of update files (SLB 9670). Infineon's own list was not read.",
 		},
+	}
+}
+
+func nuvoton() []Advisory {
+	return []Advisory{
 		{
 			Family: "nuvoton", IDs: []string{"CVE-2020-25082"},
 			Versions: []Range{{"7.2", "7.2.2.0"}},
@@ -122,6 +126,12 @@ func chips() []Advisory {
 			Advice:      "Update NPCT7xx to 7.2.4.0 or newer; keep the machine under lock.",
 			Source:      "CVE record CVE-2026-6923 (CNA: INCD, ILVN-2026-0259)",
 		},
+	}
+}
+
+// platforms are those of TPMs in platform firmware, and of what is around all of them.
+func platforms() []Advisory {
+	out := []Advisory{
 		{
 			Family: "amd", IDs: []string{"faulTPM"},
 			Affects: Signing | Attesting | Agreeing, Physical: true,

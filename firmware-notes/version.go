@@ -23,12 +23,11 @@ const (
 	yes
 )
 
-// scheme is how a maker packs a version into what is reported.
+// scheme is how a maker packs a version into what is reported. Zero: the numbers are the version's.
 type scheme uint8
 
 const (
-	// dotted: the numbers are the version's.
-	dotted scheme = iota
+	_ scheme = iota
 	// tens: PKCS#11 has room for two numbers, and the second one is ten times the minor version plus the patch
 	// (yubihsm-shell, pkcs11/yubihsm_pkcs11.c, C_GetTokenInfo and C_GetInfo): 2.32 is 2.3.2.
 	tens
