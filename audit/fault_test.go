@@ -243,6 +243,14 @@ func judgeFlip(t *testing.T, name, dir string, acked map[uint64]string) string {
 	return "harmless"
 }
 
+// flip judges a copy with that bit flipped, and removes it: hundreds of them fill a disk.
+func flip(t *testing.T, dir, file string, bit int64, acked map[uint64]string) string {
+	t.Helper()
+	changed := flipped(t, dir, file, bit)
+	defer os.RemoveAll(changed)
+	return judgeFlip(t, fmt.Sprintf("%s bit %d", file, bit), changed, acked)
+}
+
 // TestSoakFlips changes bits of every file of a log.
 func TestSoakFlips(t *testing.T) {
 	if os.Getenv("SIGNET_SOAK") == "" {
@@ -272,12 +280,7 @@ func TestSoakFlips(t *testing.T) {
 		}
 		for range 24 {
 			bit := random.Int64N(8 * end)
-			name := fmt.Sprintf("%s bit %d", file, bit)
-			changed := flipped(t, dir, file, bit)
-			seen[kind][judgeFlip(t, name, changed, acked)]++
-			if err := os.RemoveAll(changed); err != nil { // hundreds of them fill a disk
-				return err
-			}
+			seen[kind][flip(t, dir, file, bit, acked)]++
 		}
 		return nil
 	})
