@@ -77,6 +77,13 @@ func TestWriterRefuses(t *testing.T) {
 		t.Error("a range beyond the seal was written")
 	}
 	dir := t.TempDir()
+	t.Run("nowhere for the manifest", func(t *testing.T) {
+		t.Setenv("TMPDIR", filepath.Join(dir, "absent"))
+		m := memory{}
+		if err := bundle.Write(t.Context(), m, w, w.options()); err == nil || !strings.Contains(err.Error(), "manifest") || len(m) > 0 {
+			t.Errorf("%d files, %v", len(m), err)
+		}
+	})
 	if _, err := bundle.NewDirectory(dir); err == nil {
 		t.Error("an existing directory was taken")
 	}
