@@ -72,11 +72,10 @@ func (w *world) token(d chain.Delegation, n int, token [32]byte, expires time.Ti
 	}, nil)
 }
 
-// redeem issues an agent of the orchestrator's for a token, without any delegator's signature, after before was recorded.
-func (w *world) redeem(p *physician, before func(d chain.Delegation, token [32]byte)) uint64 {
-	t := w.t
-	key, token := newKey(t), sha256.Sum256([]byte("token"))
-	spiffeID, err := chain.AgentID(domain, "research", id(0x120))
+// vouched is an agent of the orchestrator's that nobody signed for, with its key.
+func (w *world) vouched(p *physician, n int) (chain.Delegation, *ecdsa.PrivateKey) {
+	t, key := w.t, newKey(w.t)
+	spiffeID, err := chain.AgentID(domain, "research", id(n))
 	must(t, err)
 	d := p.agent
 	d.Hops = slices.Clone(d.Hops[:1])
@@ -85,6 +84,13 @@ func (w *world) redeem(p *physician, before func(d chain.Delegation, token [32]b
 		NotAfter: w.now.Add(time.Minute).Truncate(time.Second), MaxDepth: 1,
 	})
 	must(t, err)
+	return d, key
+}
+
+// redeem issues an agent of the orchestrator's for a token, without any delegator's signature, after before was recorded.
+func (w *world) redeem(p *physician, before func(d chain.Delegation, token [32]byte)) uint64 {
+	token := sha256.Sum256([]byte("token"))
+	d, key := w.vouched(p, 0x120)
 	before(d, token)
 	return w.issueAs(d, &key.PublicKey, "", "", func(b *record.IssueBody) { b.EnrollmentHash = hex.EncodeToString(token[:]) })
 }
@@ -343,17 +349,7 @@ func TestFalseLineages(t *testing.T) {
 // TestVouchedHops: a hop that nobody signed for is counted as the CA's word.
 func TestVouchedHops(t *testing.T) {
 	w := newWorld(t, newSoftTPM(t))
-	p := w.play(0x100)
-	d := p.agent
-	d.Hops = slices.Clone(d.Hops[:1])
-	key := newKey(t)
-	spiffeID, err := chain.AgentID(domain, "research", id(0x110))
-	must(t, err)
-	d, err = d.Extend(chain.Hop{
-		ID: spiffeID.String(), SPKIHash: sha256.Sum256(spki(t, &key.PublicKey)), Scope: scope(t, "database:read:patients"),
-		NotAfter: w.now.Add(time.Minute).Truncate(time.Second), MaxDepth: 1,
-	})
-	must(t, err)
+	d, key := w.vouched(w.play(0x100), 0x110)
 	w.issueAgent(d, &key.PublicKey, "")
 	w.seal()
 	r := verify(t, written(t, w), bundle.Options{})

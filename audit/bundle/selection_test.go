@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/signet-pki/signet/audit/bundle"
 	"github.com/signet-pki/signet/audit/record"
@@ -401,20 +400,11 @@ func FuzzParseSelection(f *testing.F) {
 // A delegator may have changed its key without anybody's statement: then the link and the key before are what it is verified with.
 func TestSelectionOfFormerKeys(t *testing.T) {
 	w := newWorld(t, newSoftTPM(t))
-	p, key := w.play(0x100), newKey(t)
-	spiffeID, err := chain.AgentID(domain, "research", id(0x150))
-	must(t, err)
-	d := p.agent
-	d.Hops = slices.Clone(d.Hops[:1])
-	d, err = d.Extend(chain.Hop{
-		ID: spiffeID.String(), SPKIHash: sha256.Sum256(spki(t, &key.PublicKey)), Scope: scope(t, "database:read:patients"),
-		NotAfter: w.now.Add(time.Minute).Truncate(time.Second), MaxDepth: 1,
-	})
-	must(t, err)
+	d, key := w.vouched(w.play(0x100), 0x150)
 	w.issueAgent(d, &key.PublicKey, "")
 	_, d, _ = w.rekey(d, key, "", unchanged)
 	child := newKey(t)
-	spiffeID, err = chain.AgentID(domain, "research", id(0x151))
+	spiffeID, err := chain.AgentID(domain, "research", id(0x151))
 	must(t, err)
 	last := d.Hops[1]
 	d, err = d.Extend(chain.Hop{ID: spiffeID.String(), SPKIHash: sha256.Sum256(spki(t, &child.PublicKey)), Scope: last.Scope, NotAfter: last.NotAfter})
