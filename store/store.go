@@ -46,8 +46,8 @@ const (
 	blockCache     = 64 << 20
 	// Entries are written in order and stay: tables and levels larger than Badger's, and more of them at level 0 before they are
 	// merged, mean that they are rewritten less often, and that fewer files are opened; blocks that hold a few entries each, fewer of
-	// them to look at when tables are checked. What is merged at once, and so needs room beside itself, is level 0 with what it overlaps:
-	// a gigabyte or so.
+	// them to look at when tables are checked. What is merged at once needs as much room beside itself: level 0, and
+	// what it overlaps.
 	baseTable   = 64 << 20
 	baseLevel   = 1 << 30
 	level0      = 10
