@@ -250,6 +250,15 @@ func TestBadSpawns(t *testing.T) {
 	if a.header.Get("Retry-After") == "" {
 		t.Error("503 without Retry-After")
 	}
+	w.ready, w.signing = nil, errors.New("too many wait for the token")
+	a = w.do(orchestrator, "POST", "/v1/agents", w.spawn(task, newKey(t)))
+	w.refused(a, 503, "signing_unavailable")
+	if got := a.header.Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After is %q", got)
+	}
+	if n := w.log.count(record.TypeIssue, ""); n != issued {
+		t.Errorf("%d certificates were logged that could not be signed", n-issued)
+	}
 }
 
 func TestBadRevocations(t *testing.T) {

@@ -109,6 +109,9 @@ func codes() []code {
 		{codeNotSealed, http.StatusConflict, "nothing signed or sealed covers that yet; ask with `wait=sealed`"},
 		{codeRateLimited, http.StatusTooManyRequests, "a quota is used up, and nothing was done: `quota` says which, `Retry-After` and `retry_after` when to come again"},
 		{codeOverloaded, http.StatusServiceUnavailable, "too many requests at a time; `Retry-After` says when"},
+		{"not_ready", http.StatusServiceUnavailable, "something that issuing and deciding need is away; `/readyz` tells staff what"},
+		{"signing_unavailable", http.StatusServiceUnavailable, "the signing key is away or busy, and nothing was done; ask again"},
+		{"signing_failed", http.StatusServiceUnavailable, "the signing key failed, and nothing was released; the entry `audit_id` was followed by one that says so. Ask again, with the same spawn ID or `Idempotency-Key`"},
 		{"timeout", http.StatusServiceUnavailable, "it took too long"},
 		{codeInternal, http.StatusInternalServerError, "a fault of the appliance; nothing is said about it here"},
 	}

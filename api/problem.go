@@ -116,7 +116,7 @@ func retryAfter(e *delegation.Error, status int) string {
 	switch {
 	case status == http.StatusTooManyRequests, e.Code == codeNotSealed, e.Code == "idempotency_race":
 		return "1"
-	case e.Code == codeOverloaded:
+	case e.Code == codeOverloaded, e.Code == "signing_unavailable":
 		return "1"
 	case status == http.StatusServiceUnavailable:
 		return "5"

@@ -48,12 +48,14 @@ type world struct {
 	roots  *x509.CertPool
 	health []Condition
 	ready  error
-	idp    error
-	people map[role]*person
-	trust  Trust
-	schema *contract
-	logged *lockedBuffer
-	quotas *quota.Limits // nil: as in a fresh appliance
+	// signing is why nothing could be signed.
+	signing error
+	idp     error
+	people  map[role]*person
+	trust   Trust
+	schema  *contract
+	logged  *lockedBuffer
+	quotas  *quota.Limits // nil: as in a fresh appliance
 
 	obliges bool // policy permits under an obligation
 }
@@ -131,6 +133,7 @@ func (w *world) open(operatorKey *ecdsa.PrivateKey) ceremony.Result {
 		Origin: testDomain + "/log", Trust: trust, Log: w.log, Certifier: c, Statements: statements{keys["jwt"]}, Policy: permit{w},
 		Resources: resources,
 		Ready:     func() error { return w.ready },
+		Signing:   func() error { return w.signing },
 		Provider:  func(context.Context) error { return w.idp },
 		Proofs:    noProofs{},
 		Pseudonym: func(iss, sub string) string { s := sha256.Sum256([]byte(iss + sub)); return hex.EncodeToString(s[:]) },

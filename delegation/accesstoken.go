@@ -74,6 +74,9 @@ func (s *Service) issueToken(ctx context.Context, by Caller, q TokenRequest) (To
 	if err != nil {
 		return Token{}, internal("encode token", err)
 	}
+	if err := s.signable(); err != nil {
+		return Token{}, err
+	}
 	d := s.accessTokenDraft(by, t, claims, a)
 	d.mutations = append(d.mutations, same)
 	pos, err := s.append(ctx, d)

@@ -110,6 +110,7 @@ func TestIssueTokenRefuses(t *testing.T) {
 		"unknown service":    {func(_ *rig, _ *delegation.Caller, q *delegation.TokenRequest) { q.Audience = recordsID + "2" }, "audience_unknown"},
 		"policy":             {func(r *rig, _ *delegation.Caller, _ *delegation.TokenRequest) { r.rules.deny = []string{"no"} }, "policy_denied"},
 		"not ready":          {func(r *rig, _ *delegation.Caller, _ *delegation.TokenRequest) { r.ready = errors.New("no TPM") }, "not_ready"},
+		"signing key busy":   {func(r *rig, _ *delegation.Caller, _ *delegation.TokenRequest) { r.signing = errors.New("hung") }, "signing_unavailable"},
 		"by an orchestrator": {func(r *rig, by *delegation.Caller, _ *delegation.TokenRequest) { *by = r.auth(r.orchestrator("other")) }, "agent_required"},
 		"by a service":       {func(r *rig, by *delegation.Caller, _ *delegation.TokenRequest) { *by = r.service("other") }, "agent_required"},
 		"task revoked": {func(r *rig, by *delegation.Caller, _ *delegation.TokenRequest) {

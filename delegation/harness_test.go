@@ -280,6 +280,7 @@ type rig struct {
 	statements *statements
 	rules      *rules
 	ready      error
+	signing    error
 	provider   error
 	limits     delegation.Limits
 	proofs     proofs
@@ -357,7 +358,7 @@ func (r *rig) start(log delegation.Log) {
 	r.s, err = delegation.New(r.t.Context(), delegation.Config{
 		Origin: trustDomain + "/log", Trust: r.roots, Log: log, Records: r.log, Archive: r.archive, Certifier: r.certifier, Statements: r.statements, Policy: r.policy(), Bundles: r.bundles,
 		Resources: catalogue(r.t),
-		Ready:     func() error { return r.ready }, Workloads: r.workloads, TPM: r.tpm,
+		Ready:     func() error { return r.ready }, Signing: func() error { return r.signing }, Workloads: r.workloads, TPM: r.tpm,
 		Provider:  func(context.Context) error { return r.provider },
 		Proofs:    &r.proofs,
 		Pseudonym: pseudonym,

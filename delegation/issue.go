@@ -31,6 +31,9 @@ func (s *Service) issue(ctx context.Context, o order) (Issued, error) {
 }
 
 func (s *Service) issuePrepared(ctx context.Context, o order, p Prepared) (Issued, error) {
+	if err := s.signable(); err != nil {
+		return Issued{}, err
+	}
 	d, err := s.issueDraft(o, p)
 	if err != nil {
 		return Issued{}, err
@@ -40,6 +43,14 @@ func (s *Service) issuePrepared(ctx context.Context, o order, p Prepared) (Issue
 		return Issued{}, err
 	}
 	return s.sign(ctx, o, p, pos)
+}
+
+// signable comes before the entry: what cannot be signed now is not logged.
+func (s *Service) signable() error {
+	if err := s.cfg.Signing(); err != nil {
+		return &Error{Kind: Unavailable, Code: "signing_unavailable", Detail: "the signing key is away or busy, so nothing was done", Err: err}
+	}
+	return nil
 }
 
 func (s *Service) issueDraft(o order, p Prepared) (draft, error) {

@@ -92,6 +92,8 @@ type Config struct {
 	Resources chain.Catalogue
 	// Ready refuses to issue and to decide while it returns an error: a device is gone or the last seal is too old.
 	Ready func() error
+	// Signing refuses what would be logged and then not be signed: the signing key is away, or has too much to do.
+	Signing func() error
 	// Pseudonym gives the keyed hash that stands for a user in envelopes and indexes.
 	Pseudonym func(issuer, subject string) string
 	// Workloads are the issuers of workloads' tokens, by name; nil refuses the method oidc_jwt.
@@ -207,7 +209,7 @@ func (c Config) check() error {
 	if c.Log == nil || c.Certifier == nil || c.Statements == nil || c.Policy == nil {
 		return errors.New("delegation: log, certifier, statements and policy are required")
 	}
-	if c.Ready == nil || c.Provider == nil || c.Proofs == nil || c.Pseudonym == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
+	if c.Ready == nil || c.Signing == nil || c.Provider == nil || c.Proofs == nil || c.Pseudonym == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
 		return errors.New("delegation: ready, provider, proofs, pseudonym, clock, randomness and logger are required")
 	}
 	return nil

@@ -192,6 +192,33 @@ func TestNotReadyIssuesNothing(t *testing.T) {
 	}
 }
 
+// TestWhatCannotBeSignedIsNotLogged: a signing key with too much to do stops issuing before the entry, and no decision.
+func TestWhatCannotBeSignedIsNotLogged(t *testing.T) {
+	r := newRig(t)
+	orch := r.orchestrator("lab")
+	task := r.task(orch)
+	by := r.auth(orch)
+	agent := r.spawn(orch, task)
+	records := r.service("records")
+	issued := r.log.count(record.TypeIssue)
+	r.signing = errors.New("too many wait")
+	q := r.request(task, newKey(t))
+	if _, err := r.s.Spawn(t.Context(), by, q); code(t, err) != "signing_unavailable" {
+		t.Errorf("spawn: %v", err)
+	}
+	if n := r.log.count(record.TypeIssue); n != issued {
+		t.Errorf("%d entries of certificates that could not be signed", n-issued)
+	}
+	d, err := r.s.Decide(t.Context(), records, delegation.DecisionRequest{Chain: agent.certs, ResourceType: "database", ResourceID: "patients", Action: "read"})
+	if err != nil || !d.Allow {
+		t.Errorf("decision %+v, %v", d, err)
+	}
+	r.signing = nil
+	if _, err := r.s.Spawn(t.Context(), by, q); err != nil {
+		t.Errorf("the same request again: %v", err)
+	}
+}
+
 func TestDecisionRefusals(t *testing.T) {
 	r := newRig(t)
 	orch := r.orchestrator("lab")

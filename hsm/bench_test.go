@@ -6,10 +6,14 @@ import (
 	"testing"
 
 	"github.com/signet-pki/signet/hsm"
+	"github.com/signet-pki/signet/internal/testrig/softhsm"
 )
 
-func benchmark(b *testing.B, alg hsm.Algorithm, parallel bool) {
-	_, token := newToken(b)
+func benchmark(b *testing.B, alg hsm.Algorithm, process []string, parallel bool) {
+	h := softhsm.New(b)
+	cfg := config(h, "issuing", h.InitToken("issuing", pin))
+	cfg.Process = process
+	token := open(b, cfg)
 	k := generate(b, token, "key", alg)
 	sum := sha256.Sum256([]byte("benchmark"))
 	hashes := map[hsm.Algorithm]crypto.Hash{hsm.P256: crypto.SHA256, hsm.Ed25519: 0}
@@ -33,9 +37,13 @@ func benchmark(b *testing.B, alg hsm.Algorithm, parallel bool) {
 }
 
 // Each signature includes its verification in software.
-func BenchmarkSignP256(b *testing.B)         { benchmark(b, hsm.P256, false) }
-func BenchmarkSignP256Parallel(b *testing.B) { benchmark(b, hsm.P256, true) }
-func BenchmarkSignEd25519(b *testing.B)      { benchmark(b, hsm.Ed25519, false) }
+func BenchmarkSignP256(b *testing.B)         { benchmark(b, hsm.P256, nil, false) }
+func BenchmarkSignP256Parallel(b *testing.B) { benchmark(b, hsm.P256, nil, true) }
+func BenchmarkSignEd25519(b *testing.B)      { benchmark(b, hsm.Ed25519, nil, false) }
+
+// The same with the module in a process of its own.
+func BenchmarkSignP256Apart(b *testing.B)         { benchmark(b, hsm.P256, apart, false) }
+func BenchmarkSignP256ApartParallel(b *testing.B) { benchmark(b, hsm.P256, apart, true) }
 
 // BenchmarkCheck is one health check of a token with one key.
 func BenchmarkCheck(b *testing.B) {

@@ -10,7 +10,7 @@ import (
 // repeated wrong PIN locks the token.
 func recoverable(err error) bool {
 	var final finalError
-	if errors.Is(err, ErrPIN) || errors.Is(err, ErrClosed) || errors.As(err, &final) {
+	if errors.Is(err, ErrPIN) || errors.Is(err, ErrClosed) || errors.Is(err, ErrHung) || errors.As(err, &final) {
 		return false
 	}
 	if errors.Is(err, ErrUnavailable) {

@@ -28,6 +28,13 @@ func (t *Token) Generate(ctx context.Context, label string, alg Algorithm) (*Key
 	if err := t.Check(ctx); err != nil {
 		return nil, err
 	}
+	if t.apart != nil {
+		k, err := t.apart.find(ctx, u, request{Op: opGenerate, Label: label, Algorithm: alg})
+		if err != nil {
+			return nil, fmt.Errorf("hsm: generate key %s: %w", u, err)
+		}
+		return k, nil
+	}
 	_, err := do(ctx, t, func(l *live, s session) (struct{}, error) { return struct{}{}, t.generate(l, s, u, alg) })
 	if err != nil {
 		return nil, fmt.Errorf("hsm: generate key %s: %w", u, err)

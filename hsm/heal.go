@@ -10,13 +10,17 @@ import (
 
 const (
 	firstBackoff = 100 * time.Millisecond
-	maxBackoff   = 2 * time.Second
+	maxBackoff   = time.Second
 )
 
 // heal opens the module's tokens again, once for all who saw the state lost fail. It waits its turn and, after
-// failures in a row, a moment that doubles from 100 ms to 2 s: shorter than the default deadline, so that a token that
+// failures in a row, a moment that doubles from 100 ms to 1 s: shorter than the default deadline, so that a token that
 // is back is found by the next caller. nil means that this token can be used again.
 func (t *Token) heal(ctx context.Context, lost *live, cause error) error {
+	// A library cannot be finalised under a running call, and nobody is to wait for one that does not return.
+	if t.mod.stuck.any() {
+		return unhealed(cause, ErrHung)
+	}
 	if err := t.mod.lock(ctx); err != nil {
 		return unhealed(cause, err)
 	}

@@ -8,7 +8,11 @@
 //
 // Everything is safe for concurrent use. Calls into a module cannot be interrupted: when a deadline passes the caller
 // gets an error at once, while the call keeps its session until the module returns, so the number of sessions and of
-// goroutines inside the module stays bounded by Config.Sessions.
+// goroutines inside the module stays bounded by Config.Sessions. Those who wait for a session are bounded by Config.Queue,
+// and nobody waits for a module that hangs in all of them.
+//
+// With Config.Process a module runs in a process of its own, which is ended when a call does not return within
+// Config.Timeout and started again when it has ended: a module that crashes or hangs costs the signatures it was making.
 //
 // A module is initialised once per process (PKCS #11 v2.40 §5.4), so tokens that share a module share a supervisor:
 // the recovery of one re-initialises the module and opens all of them again.
@@ -50,6 +54,10 @@ var (
 	ErrPIN = errors.New("PIN refused")
 	// ErrUnavailable: the token cannot be reached now; the next call tries again.
 	ErrUnavailable = errors.New("token unavailable")
+	// ErrBusy: as many callers wait for a signature as may. Nothing was tried.
+	ErrBusy = errors.New("too many wait for the token")
+	// ErrHung: the module does not return from its calls. Nothing was tried. It comes with ErrUnavailable.
+	ErrHung = errors.New("the module hangs")
 	// ErrClosed: the token has been closed.
 	ErrClosed = errors.New("token is closed")
 )
@@ -57,6 +65,8 @@ var (
 const (
 	defaultSessions = 4
 	maxSessions     = 64
+	defaultQueue    = 256
+	maxQueue        = 1 << 16
 	defaultTimeout  = 5 * time.Second
 	maxTimeout      = 5 * time.Minute
 	maxLabel        = 32 // CK_TOKEN_INFO.label, PKCS #11 v2.40 §3.2
@@ -76,6 +86,12 @@ type Config struct {
 	// is best: more sessions raise the latency, not the throughput. The token's limit must leave room for two more,
 	// which keep the login and generate keys.
 	Sessions int
+	// Queue is how many callers may wait for a session, at most 65536; 0 means 256. More get ErrBusy at once. A queue longer
+	// than what the device signs within Timeout makes callers wait for nothing.
+	Queue int
+	// Process is a command that runs [ServeModule]: the module is then loaded there and not in this process, which gets its
+	// keys all the same. Each token has a process of its own. Nil loads the module here.
+	Process []string
 	// Timeout bounds every operation, waiting for a session included, when the caller's context has no earlier
 	// deadline; 0 means 5 s, at most 5 min.
 	Timeout time.Duration
@@ -88,13 +104,17 @@ type settings struct {
 	pin      string
 	pinFile  string
 	sessions int
+	queue    int
 	timeout  time.Duration
 }
 
 func (c Config) check() (settings, error) {
-	s := settings{label: c.Token, pinFile: c.PINFile, sessions: c.Sessions, timeout: c.Timeout}
+	s := settings{label: c.Token, pinFile: c.PINFile, sessions: c.Sessions, queue: c.Queue, timeout: c.Timeout}
 	if s.sessions == 0 {
 		s.sessions = defaultSessions
+	}
+	if s.queue == 0 {
+		s.queue = defaultQueue
 	}
 	if s.timeout == 0 {
 		s.timeout = defaultTimeout
@@ -106,6 +126,9 @@ func (c Config) check() (settings, error) {
 	problems := errors.Join(moduleErr, checkLabel("token", c.Token, maxLabel), pinErr)
 	if s.sessions < 1 || s.sessions > maxSessions {
 		problems = errors.Join(problems, fmt.Errorf("sessions: %d is not in 1..%d", c.Sessions, maxSessions))
+	}
+	if s.queue < 1 || s.queue > maxQueue {
+		problems = errors.Join(problems, fmt.Errorf("queue: %d is not in 1..%d", c.Queue, maxQueue))
 	}
 	if s.timeout < 0 || s.timeout > maxTimeout {
 		problems = errors.Join(problems, fmt.Errorf("timeout: %v is not in 0..%v", c.Timeout, maxTimeout))

@@ -20,11 +20,18 @@ type Info struct {
 
 // Info asks the token and the library.
 func (t *Token) Info(ctx context.Context) (Info, error) {
-	info, err := do(ctx, t, t.describe)
+	info, err := t.describeItself(ctx)
 	if err != nil {
 		return Info{}, fmt.Errorf("hsm: describe token %q: %w", t.label, err)
 	}
 	return info, nil
+}
+
+func (t *Token) describeItself(ctx context.Context) (Info, error) {
+	if t.apart != nil {
+		return t.apart.info(ctx)
+	}
+	return do(ctx, t, t.describe)
 }
 
 func (t *Token) describe(l *live, s session) (Info, error) {

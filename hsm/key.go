@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"sync/atomic"
+	"time"
 
 	"github.com/miekg/pkcs11"
 )
@@ -50,6 +51,9 @@ func (t *Token) Signer(ctx context.Context, uri string) (*Key, error) {
 }
 
 func (t *Token) find(ctx context.Context, u URI) (*Key, error) {
+	if t.apart != nil {
+		return t.apart.find(ctx, u, request{Op: opFind, URI: u.String()})
+	}
 	return do(ctx, t, func(l *live, s session) (*Key, error) {
 		got, err := s.locate(u)
 		if errors.Is(err, ErrKeyNotFound) {
@@ -141,7 +145,17 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 	}
 	// The call may outlive the caller, who may then reuse its buffer.
 	input := bytes.Clone(digest)
-	sig, err := do(ctx, k.token, func(l *live, s session) ([]byte, error) { return k.sign(l, s, input) })
+	leave, err := k.token.enter()
+	if err != nil {
+		return nil, fmt.Errorf("hsm: sign with %s: %w", k.uri, err)
+	}
+	defer leave()
+	var sig []byte
+	if k.token.apart != nil {
+		sig, err = k.token.apart.sign(ctx, k, input)
+	} else {
+		sig, err = do(ctx, k.token, func(l *live, s session) ([]byte, error) { return k.sign(l, s, input) })
+	}
 	if err != nil {
 		return nil, fmt.Errorf("hsm: sign with %s: %w", k.uri, err)
 	}
@@ -173,6 +187,15 @@ func (k *Key) checkInput(digest []byte, opts crypto.SignerOpts) error {
 }
 
 func (k *Key) sign(l *live, s session, digest []byte) ([]byte, error) {
+	raw, err := k.raw(l, s, digest)
+	if err != nil {
+		return nil, err
+	}
+	return k.finish(digest, raw)
+}
+
+// raw is the signature as the module makes it, which is not to be released.
+func (k *Key) raw(l *live, s session, digest []byte) ([]byte, error) {
 	b := k.bound.Load()
 	if b.live != l {
 		return nil, errStale
@@ -184,9 +207,16 @@ func (k *Key) sign(l *live, s session, digest []byte) ([]byte, error) {
 	if err := k.token.sign.SignInit(s.handle, mechanism, b.handle); err != nil {
 		return nil, err
 	}
-	raw, err := k.token.sign.Sign(s.handle, digest)
+	return k.token.sign.Sign(s.handle, digest)
+}
+
+// finish releases what verifies, and remembers what did not.
+func (k *Key) finish(digest, raw []byte) ([]byte, error) {
+	sig, err := finish(k.algorithm, k.public, digest, raw)
 	if err != nil {
+		k.token.bad.Store(time.Now().UnixNano())
 		return nil, err
 	}
-	return finish(k.algorithm, k.public, digest, raw)
+	k.token.bad.Store(0)
+	return sig, nil
 }

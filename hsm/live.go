@@ -18,6 +18,7 @@ type live struct {
 	slot     uint
 	sessions chan pkcs11.SessionHandle // idle ones; each is used by one goroutine at a time
 	gone     chan struct{}             // closed with the token, for those who wait for a session
+	opened   int32                     // sessions, in use and idle
 	triesLow bool                      // before this login
 }
 
@@ -83,6 +84,7 @@ func (m *module) fill(t *Token, l *live) error {
 		}
 		l.sessions <- s
 	}
+	l.opened = int32(len(l.sessions)) // #nosec G115 -- at most maxSessions
 	return nil
 }
 

@@ -54,6 +54,8 @@ type module struct {
 	gate *semaphore.Weighted
 
 	tokens []*Token // guarded by healing
+
+	stuck overdue // calls inside the library
 }
 
 // lock waits for the right to change the module's tokens.
@@ -78,6 +80,7 @@ func (m *module) exclusively(ctx context.Context, f func() error) error {
 	_, err := within(ctx, func() (struct{}, error) {
 		defer m.unlock()
 		defer m.gate.Release(wholeGate)
+		defer m.stuck.watch(patience)()
 		return struct{}{}, f()
 	})
 	return err

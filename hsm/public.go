@@ -139,7 +139,11 @@ func parseCertificate(der []byte) (Algorithm, publicKey, error) {
 	if err != nil {
 		return 0, nil, fmt.Errorf("certificate beside the key: %w", err)
 	}
-	switch key := cert.PublicKey.(type) {
+	return algorithmOf(cert.PublicKey)
+}
+
+func algorithmOf(public crypto.PublicKey) (Algorithm, publicKey, error) {
+	switch key := public.(type) {
 	case *ecdsa.PublicKey:
 		switch key.Curve {
 		case elliptic.P256():
@@ -150,7 +154,7 @@ func parseCertificate(der []byte) (Algorithm, publicKey, error) {
 	case ed25519.PublicKey:
 		return Ed25519, key, nil
 	}
-	return 0, nil, fmt.Errorf("%w: key of the certificate is a %T", ErrUnsupported, cert.PublicKey)
+	return 0, nil, fmt.Errorf("%w: the public key is a %T", ErrUnsupported, public)
 }
 
 // finish turns what the module returned into a signature that the standard library knows, and proves it. Nothing

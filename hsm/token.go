@@ -22,9 +22,15 @@ type Token struct {
 	sign signing
 	log  *slog.Logger
 
+	apart *isolated // the module runs in a process of its own, and mod, sign and live are not used
+
 	live      atomic.Pointer[live]
 	closed    atomic.Bool
 	dismissed atomic.Bool // closed, and out of the module's set
+
+	signing atomic.Int32 // callers that sign, or wait for it
+	stuck   overdue      // calls that hold a session
+	bad     atomic.Int64 // when the last signature did not verify, Unix nanoseconds; 0: it did
 
 	// Guarded by mod.healing.
 	refused error // the token refused the PIN: final
@@ -51,14 +57,27 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if len(cfg.Process) > 0 {
+		return openIsolated(ctx, set, cfg.Process, log)
+	}
+	return openHere(ctx, set, log)
+}
+
+func newToken(set settings, log *slog.Logger) *Token {
+	return &Token{settings: set, log: log, keys: map[URI]*Key{}}
+}
+
+// openHere loads the module into this process.
+func openHere(ctx context.Context, set settings, log *slog.Logger) (*Token, error) {
 	m, err := modules.load(set.module)
 	if err != nil {
 		return nil, err
 	}
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	t := &Token{settings: set, mod: m, sign: m.raw, log: log, keys: map[URI]*Key{}}
+	t := newToken(set, log)
+	t.mod, t.sign = m, m.raw
 	t.live.Store(&live{err: ErrUnavailable})
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
@@ -72,15 +91,22 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Token, error) {
 }
 
 // Close waits for the calls in flight, at most Config.Timeout, and closes the sessions; the module is finalised with
-// its last token. An error means that calls are stuck inside the module, which then cannot be finalised; Close may be
+// its last token, or its process ended. An error means that calls are stuck inside the module, which then cannot be finalised; Close may be
 // called again. Whatever it returned, everything else returns ErrClosed from then on.
 func (t *Token) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), t.timeout)
+	defer cancel()
+	return t.closeWithin(ctx)
+}
+
+func (t *Token) closeWithin(ctx context.Context) error {
 	t.closed.Store(true)
+	if t.apart != nil {
+		return t.apart.close(ctx)
+	}
 	if t.dismissed.Load() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), t.timeout)
-	defer cancel()
 	err := t.mod.lock(ctx)
 	if err == nil {
 		err = t.mod.exclusively(ctx, func() error {
@@ -96,15 +122,26 @@ func (t *Token) Close() error {
 	return nil
 }
 
-// Check makes the token prove that it can be used: it answers with its label, the session is logged in and every key
-// handed out is still where it was. A lost token is recovered if that is possible before ctx or Config.Timeout ends.
+// Check makes the token prove that it can be used: it answers with its label, the session is logged in, every key
+// handed out is still where it was, and its last signature was none that does not verify, unless that is two seconds ago. A lost token is recovered if that is possible before ctx or Config.Timeout ends.
 // nil means usable.
 func (t *Token) Check(ctx context.Context) error {
-	_, err := do(ctx, t, func(l *live, s session) (struct{}, error) { return struct{}{}, t.probe(l, s) })
+	err := t.ask(ctx)
+	if err == nil {
+		err = t.signsWell()
+	}
 	if err != nil {
 		return fmt.Errorf("hsm: check token %q: %w", t.label, err)
 	}
 	return nil
+}
+
+func (t *Token) ask(ctx context.Context) error {
+	if t.apart != nil {
+		return t.apart.check(ctx)
+	}
+	_, err := do(ctx, t, func(l *live, s session) (struct{}, error) { return struct{}{}, t.probe(l, s) })
+	return err
 }
 
 // probe asks for what the token must look up. C_GetSessionInfo and C_GenerateRandom do not suffice: SoftHSM answers
@@ -142,6 +179,14 @@ func (t *Token) probeObjects(l *live, s session) error {
 		}
 	}
 	return nil
+}
+
+// known gives a key that was handed out before.
+func (t *Token) known(u URI) (*Key, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, ok := t.keys[u]
+	return k, ok
 }
 
 func (t *Token) handedOut() []*Key {
@@ -190,13 +235,9 @@ func once[T any](ctx context.Context, t *Token, l *live, f func(l *live, s sessi
 	if l.err != nil {
 		return zero, l.err
 	}
-	var handle pkcs11.SessionHandle
-	select {
-	case handle = <-l.sessions:
-	case <-l.gone:
-		return zero, errStale
-	case <-ctx.Done():
-		return zero, fmt.Errorf("hsm: wait for a session: %w", ctx.Err())
+	handle, err := t.draw(ctx, l)
+	if err != nil {
+		return zero, err
 	}
 	if err := t.mod.gate.Acquire(ctx, 1); err != nil {
 		l.sessions <- handle
@@ -208,6 +249,8 @@ func once[T any](ctx context.Context, t *Token, l *live, f func(l *live, s sessi
 	}
 	return within(ctx, func() (T, error) {
 		defer t.mod.gate.Release(1)
+		defer t.mod.stuck.watch(t.timeout)()
+		defer t.stuck.watch(t.timeout)()
 		// A broken session goes back too: whoever draws it next recovers the token, whereas a pool run dry would
 		// only ever time out.
 		defer func() { l.sessions <- handle }()

@@ -89,19 +89,25 @@ func launchUnder(t testing.TB, dir string, before []string, args ...string) *dae
 	line := slices.Concat(before, []string{program("signetd"), "dev", "--dir", dir, "--listen", "127.0.0.1:0"}, args)
 	// #nosec G204 -- our own program; not CommandContext: the end of a test stops it in its own way
 	d.cmd = exec.Command(line[0], line[1:]...) //nolint:noctx // see above
+	d.run()
+	return d
+}
+
+// run starts the program; the end of the test stops it.
+func (d *daemon) run() {
+	d.t.Helper()
 	d.cmd.Stdout, d.cmd.Stderr = &d.out, &d.out
-	must(t, d.cmd.Start())
+	must(d.t, d.cmd.Start())
 	go func() { // joined by the cleanup
 		d.err = d.cmd.Wait()
 		close(d.exited)
 	}()
-	t.Cleanup(func() {
+	d.t.Cleanup(func() {
 		d.kill()
-		if t.Failed() {
-			t.Logf("signetd %v in %s said:\n%s", args, dir, lastOf(d.out.String(), 1500))
+		if d.t.Failed() {
+			d.t.Logf("signetd %v in %s said:\n%s", d.cmd.Args[1:], d.dir, lastOf(d.out.String(), 1500))
 		}
 	})
-	return d
 }
 
 func lastOf(s string, n int) string { return s[max(0, len(s)-n):] }

@@ -64,6 +64,11 @@ func (c fsckCommand) Run(ctx context.Context, log *slog.Logger) error {
 	return appliance.Fsck(ctx, cfg, os.Stdout, log)
 }
 
+type moduleCommand struct{}
+
+// Run is the process of an isolated PKCS#11 module, which the daemon starts.
+func (moduleCommand) Run() error { return appliance.ServeModule() }
+
 type devCommand struct {
 	Dir         string `help:"The appliance's directory; made on the first run." default:"var/dev"`
 	Listen      string `help:"The address of the HTTPS port; port 0 takes a free one." default:"127.0.0.1:8443"`

@@ -99,6 +99,10 @@ type Token struct {
 	PINFile string `yaml:"pin_file"`
 	// Sessions is the number of signatures at a time (default 4, at most 64).
 	Sessions int `yaml:"sessions"`
+	// Queue is how many more may wait (default 256, at most 65536): what the device signs within Timeout is enough.
+	Queue int `yaml:"queue"`
+	// Isolate runs the module in a process of its own, so that a crash or a hang of the vendor's code stays there.
+	Isolate bool `yaml:"isolate"`
 	// Timeout bounds one operation (default 5s).
 	Timeout time.Duration `yaml:"timeout"`
 }
@@ -331,6 +335,7 @@ func (t Token) check(p *problems, field string) {
 	p.unless(filepath.IsAbs(t.Module), field+".module", "an absolute path")
 	p.unless(t.Label != "", field+".label", "missing")
 	p.unless(t.PINFile != "", field+".pin_file", "missing")
+	p.unless(t.Queue >= 0 && t.Queue <= 65536, field+".queue", "at most 65536")
 }
 
 // path resolves a path of the configuration.

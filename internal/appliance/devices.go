@@ -21,10 +21,20 @@ type devices struct {
 	binding quote.Binding // what the ceremony knew of the TPM
 }
 
+// moduleProcess is the program that runs, whatever has taken its place in the file system since.
+var moduleProcess = []string{"/proc/self/exe", "module"}
+
+// ServeModule is the process of a token that is isolated: the command "module" of every program that opens one.
+func ServeModule() error { return hsm.ServeModule() }
+
 func (c *Config) openToken(ctx context.Context, t Token, log *slog.Logger) (*hsm.Token, error) {
-	tok, err := hsm.Open(ctx, hsm.Config{
-		Module: t.Module, Token: t.Label, PINFile: c.path(t.PINFile), Sessions: t.Sessions, Timeout: t.Timeout,
-	}, log.With(slog.String("token", t.Label)))
+	cfg := hsm.Config{
+		Module: t.Module, Token: t.Label, PINFile: c.path(t.PINFile), Sessions: t.Sessions, Queue: t.Queue, Timeout: t.Timeout,
+	}
+	if t.Isolate {
+		cfg.Process = moduleProcess
+	}
+	tok, err := hsm.Open(ctx, cfg, log.With(slog.String("token", t.Label)))
 	if err != nil {
 		return nil, fmt.Errorf("token %q: %w", t.Label, err)
 	}
