@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -49,11 +51,66 @@ func TestModuleMisbehaves(t *testing.T) {
 	p.verifies(t, d)
 }
 
+// TestModuleProcessEndsWithDaemon: also when the daemon is killed, and with a call in the module that does not return.
+func TestModuleProcessEndsWithDaemon(t *testing.T) {
+	p := plantModule(t, func(tokens *appliance.Tokens, module string) {
+		tokens.Issuing.Module, tokens.Issuing.Isolate = module, true
+	})
+	d := p.serve(t)
+	pid := moduleProcess(t, d.cmd.Process.Pid)
+	calls := p.module.Calls("C_Sign")
+	p.module.Tell("C_Sign hang")
+	asked := make(chan error, 1)
+	go func() { // joined below
+		_, err := spawn(t.Context(), p.c.orchestrator, p.task)
+		asked <- err
+	}()
+	within(t, 20*time.Second, "a call that hangs", func() error {
+		if p.module.Calls("C_Sign") == calls {
+			return errors.New("nobody signs")
+		}
+		return nil
+	})
+	d.kill()
+	if err := <-asked; err == nil {
+		t.Error("a hung module signed")
+	}
+	within(t, 20*time.Second, "the end of the module's process", func() error {
+		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(stat), ") Z ") {
+			return fmt.Errorf("it runs: %s", stat)
+		}
+		return nil
+	})
+	p.module.Behave()
+	fsck(t, p.dir)
+}
+
+// moduleProcess is the one process that a daemon started for a module.
+func moduleProcess(t *testing.T, daemon int) int {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", daemon))
+	must(t, err)
+	var found []string
+	for _, path := range tasks {
+		text, err := os.ReadFile(path)
+		must(t, err)
+		found = append(found, strings.Fields(string(text))...)
+	}
+	if len(found) != 1 {
+		t.Fatalf("the daemon has the processes %v, want one", found)
+	}
+	pid, err := strconv.Atoi(found[0])
+	must(t, err)
+	return pid
+}
+
 // TestModuleCrashWithoutIsolation: it takes the daemon down. The log is whole, and the next start works and says what became
 // of the signature.
 func TestModuleCrashWithoutIsolation(t *testing.T) {
 	// SoftHSM is initialised once in a process, so all tokens go through the one module.
-	p := plantModule(t, func(tokens *appliance.Tokens, module string) { tokens.Issuing.Module, tokens.Audit.Module = module, module })
+	p := plantModule(t, func(tokens *appliance.Tokens, module string) {
+		tokens.Issuing.Module, tokens.Audit.Module = module, module
+	})
 	d := p.serve(t)
 	must(t, p.c.works(p.task))
 	p.module.Tell("C_Sign segv")
