@@ -13,7 +13,7 @@ const (
 	// patience is how long opening may take before a module counts as hung.
 	patience = maxBackoff
 	// badFor is how long a token that signed wrongly is left alone. Only another signature can show that it is well again.
-	badFor = 2 * time.Second
+	badFor = time.Second
 )
 
 // overdue counts calls that have been inside a module for too long.

@@ -123,7 +123,7 @@ func (t *Token) closeWithin(ctx context.Context) error {
 }
 
 // Check makes the token prove that it can be used: it answers with its label, the session is logged in, every key
-// handed out is still where it was, and its last signature was none that does not verify, unless that is two seconds ago. A lost token is recovered if that is possible before ctx or Config.Timeout ends.
+// handed out is still where it was, and its last signature was none that does not verify, unless that is a second ago. A lost token is recovered if that is possible before ctx or Config.Timeout ends.
 // nil means usable.
 func (t *Token) Check(ctx context.Context) error {
 	err := t.ask(ctx)
