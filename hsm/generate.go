@@ -52,7 +52,7 @@ func (t *Token) generate(l *live, s session, u URI, alg Algorithm) error {
 	if len(taken) > 0 {
 		return ErrKeyExists
 	}
-	offered, err := t.algorithms(l.slot)
+	offered, err := algorithms(t.mod.raw, l.slot)
 	if err != nil {
 		return err
 	}

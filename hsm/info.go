@@ -3,7 +3,8 @@ package hsm
 import (
 	"context"
 	"fmt"
-	"strings"
+
+	"github.com/miekg/pkcs11"
 )
 
 // Info is what the token says of itself. It is the device's word, good for looking up advisories and for logs.
@@ -43,26 +44,16 @@ func (t *Token) describe(l *live, s session) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("library info: %w", err)
 	}
-	offered, err := t.algorithms(l.slot)
-	if err != nil {
-		return Info{}, err
-	}
-	return Info{
-		Manufacturer: token.ManufacturerID,
-		Model:        token.Model,
-		Serial:       token.SerialNumber,
-		Firmware:     fmt.Sprintf("%d.%d", token.FirmwareVersion.Major, token.FirmwareVersion.Minor),
-		Library: strings.Join(strings.Fields(fmt.Sprintf("%s %s %d.%d", library.ManufacturerID, library.LibraryDescription,
-			library.LibraryVersion.Major, library.LibraryVersion.Minor)), " "),
-		Algorithms:    offered,
-		LoginTriesLow: l.triesLow,
-	}, nil
+	info := newInfo(token, library)
+	info.LoginTriesLow = l.triesLow
+	info.Algorithms, err = algorithms(s.raw, l.slot)
+	return info, err
 }
 
 // algorithms lists the kinds of key that the token can both generate and sign with. It does not tell curves apart:
 // PKCS #11 has no list of them.
-func (t *Token) algorithms(slot uint) ([]Algorithm, error) {
-	mechanisms, err := t.mod.raw.GetMechanismList(slot)
+func algorithms(raw *pkcs11.Ctx, slot uint) ([]Algorithm, error) {
+	mechanisms, err := raw.GetMechanismList(slot)
 	if err != nil {
 		return nil, fmt.Errorf("list mechanisms: %w", err)
 	}

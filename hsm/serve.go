@@ -52,10 +52,13 @@ func serve(requests io.Reader, replies io.Writer) error {
 	if err := readFrame(requests, &first); err != nil {
 		return err
 	}
+	s := &server{replies: replies}
+	if first.Op == opExamine {
+		return s.examine(requests, first)
+	}
 	if first.Op != opOpen || first.Open == nil {
 		return errors.New("the first request does not open a token")
 	}
-	s := &server{replies: replies}
 	o := first.Open
 	token, err := openHere(context.Background(), settings{
 		module: o.Module, label: o.Token, pin: o.PIN, pinFile: o.PINFile, sessions: o.Sessions, queue: maxQueue, timeout: o.Timeout + grace,
@@ -111,7 +114,7 @@ func (s *server) do(ctx context.Context, q request) (reply, error) {
 	case opInfo:
 		info, err := s.token.Info(ctx)
 		return reply{Info: &info}, err
-	case opOpen:
+	case opOpen, opExamine:
 	}
 	return reply{}, fmt.Errorf("unknown request %q", q.Op)
 }

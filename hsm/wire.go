@@ -26,6 +26,7 @@ const (
 	opSign     operation = "sign"
 	opGenerate operation = "generate"
 	opInfo     operation = "info"
+	opExamine  operation = "examine" // first, or after another one of it
 )
 
 type request struct {
@@ -36,6 +37,7 @@ type request struct {
 	Digest    []byte    `json:"digest,omitempty"`
 	Label     string    `json:"label,omitempty"`
 	Algorithm Algorithm `json:"algorithm,omitempty"`
+	Step      Step      `json:"step,omitempty"`
 }
 
 // opening is a Config that has been checked, and the PIN, which no argument, environment or file of the process holds.
@@ -49,11 +51,13 @@ type opening struct {
 }
 
 type reply struct {
-	ID        uint64   `json:"id"`
-	Error     *failure `json:"error,omitempty"`
-	Public    []byte   `json:"public,omitempty"`    // SubjectPublicKeyInfo
-	Signature []byte   `json:"signature,omitempty"` // as the module made it: nothing is verified yet
-	Info      *Info    `json:"info,omitempty"`
+	ID        uint64    `json:"id"`
+	Error     *failure  `json:"error,omitempty"`
+	Public    []byte    `json:"public,omitempty"`    // SubjectPublicKeyInfo
+	Signature []byte    `json:"signature,omitempty"` // as the module made it: nothing is verified yet
+	Info      *Info     `json:"info,omitempty"`
+	PIN       *PINState `json:"pin,omitempty"`
+	Found     []Found   `json:"found,omitempty"`
 }
 
 // failure is an error that crossed the pipe: its text, and the names of what callers may branch on.

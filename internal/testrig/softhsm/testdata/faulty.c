@@ -77,7 +77,6 @@ static int is(const char *function, const char *want) {
 
 FORWARD(C_Initialize, (CK_VOID_PTR args), (args))
 FORWARD(C_GetSlotList, (CK_BBOOL present, CK_SLOT_ID_PTR slots, CK_ULONG_PTR count), (present, slots, count))
-FORWARD(C_GetTokenInfo, (CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info), (slot, info))
 FORWARD(C_OpenSession, (CK_SLOT_ID slot, CK_FLAGS flags, CK_VOID_PTR app, CK_NOTIFY notify, CK_SESSION_HANDLE_PTR s), (slot, flags, app, notify, s))
 FORWARD(C_Login, (CK_SESSION_HANDLE s, CK_USER_TYPE user, CK_UTF8CHAR_PTR pin, CK_ULONG size), (s, user, pin, size))
 FORWARD(C_FindObjectsInit, (CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR template, CK_ULONG count), (s, template, count))
@@ -86,6 +85,17 @@ FORWARD(C_GenerateKeyPair,
 	(CK_SESSION_HANDLE s, CK_MECHANISM_PTR mechanism, CK_ATTRIBUTE_PTR public, CK_ULONG publics, CK_ATTRIBUTE_PTR private, CK_ULONG privates,
 		CK_OBJECT_HANDLE_PTR a, CK_OBJECT_HANDLE_PTR b),
 	(s, mechanism, public, publics, private, privates, a, b))
+
+static CK_RV faulty_C_GetTokenInfo(CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info) {
+	char fault[16];
+	unsigned long argument;
+	CK_RV rv = misbehave("C_GetTokenInfo");
+	if (rv == CKR_OK)
+		rv = real->C_GetTokenInfo(slot, info);
+	if (rv == CKR_OK && told("C_GetTokenInfo", fault, &argument) && strcmp(fault, "flags") == 0)
+		info->flags |= argument;
+	return rv;
+}
 
 static CK_RV faulty_C_GetMechanismList(CK_SLOT_ID slot, CK_MECHANISM_TYPE_PTR mechanisms, CK_ULONG_PTR count) {
 	CK_RV rv = misbehave("C_GetMechanismList");
