@@ -176,7 +176,7 @@ func doctorIsPleased(t *testing.T, dir string) {
 	if code != 0 || strings.Contains(out, "FAIL") {
 		t.Fatalf("exit %d\n%s", code, out)
 	}
-	for _, what := range []string{"token issuing", "token audit", "tpm", "tpm keys", "tpm identity", "certificates", "index key", "disk"} {
+	for _, what := range []string{"hsm_pin", "key_kept", "key_certificate", "tpm_ek", "tpm_ak", "tpm_counter", "certificates", "data_dir", "secret_files", "disk_space", "clock_log"} {
 		if !strings.Contains(out, "ok    "+what) {
 			t.Errorf("no ok line for %s in:\n%s", what, out)
 		}

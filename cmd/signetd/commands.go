@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 
@@ -36,7 +37,10 @@ func (c serveCommand) Run(ctx context.Context, log *slog.Logger) error {
 	return appliance.Serve(ctx, cfg, log)
 }
 
-type doctorCommand struct{ configured }
+type doctorCommand struct {
+	configured
+	JSON bool `help:"Print one JSON document." name:"json"`
+}
 
 // Run prints what is good and what is not.
 func (c doctorCommand) Run(ctx context.Context, log *slog.Logger) error {
@@ -44,7 +48,12 @@ func (c doctorCommand) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return appliance.Doctor(ctx, cfg, os.Stdout, log)
+	d := appliance.Doctor(ctx, cfg, log)
+	write := d.Text
+	if c.JSON {
+		write = d.JSON
+	}
+	return errors.Join(write(os.Stdout), d.Err())
 }
 
 type fsckCommand struct {

@@ -90,28 +90,37 @@ func (c *Config) newTPMs(now func() time.Time) (delegation.TPM, error) {
 	if c.Attestation.EKRootsFile == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(c.path(c.Attestation.EKRootsFile))
+	roots, intermediates, err := c.readMakers("attestation.ek_roots_file", c.Attestation.EKRootsFile)
 	if err != nil {
-		return nil, fmt.Errorf("attestation.ek_roots_file: %w", err)
+		return nil, err
+	}
+	return makers{roots: roots, intermediates: intermediates, now: now}, nil
+}
+
+// readMakers reads the certificates of the makers of TPMs: those that signed themselves are roots.
+func (c *Config) readMakers(field, file string) (roots, intermediates *x509.CertPool, err error) {
+	data, err := os.ReadFile(c.path(file))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", field, err)
 	}
 	certs, err := chain.ParsePEM(data, maxEKRoots)
 	if err != nil {
-		return nil, fmt.Errorf("attestation.ek_roots_file: %w", err)
+		return nil, nil, fmt.Errorf("%s: %w", field, err)
 	}
-	m := makers{roots: x509.NewCertPool(), intermediates: x509.NewCertPool(), now: now}
+	roots, intermediates = x509.NewCertPool(), x509.NewCertPool()
 	n := 0
 	for _, cert := range certs {
 		if cert.CheckSignatureFrom(cert) == nil {
-			m.roots.AddCert(cert)
+			roots.AddCert(cert)
 			n++
 		} else {
-			m.intermediates.AddCert(cert)
+			intermediates.AddCert(cert)
 		}
 	}
 	if n == 0 {
-		return nil, errors.New("attestation.ek_roots_file: no self-signed certificate in it")
+		return nil, nil, fmt.Errorf("%s: no self-signed certificate in it", field)
 	}
-	return m, nil
+	return roots, intermediates, nil
 }
 
 // makers verifies what TPMs show, by the certificates of those who make them.

@@ -116,6 +116,9 @@ type TPM struct {
 	// PCRValues are the values that registers among PCRs may have, hexadecimal, by register. While one of those named here has
 	// another, nothing is issued (pcrs_changed). Without it a change is recorded and nothing else.
 	PCRValues map[string][]string `yaml:"pcr_values,omitempty"`
+	// EKRootsFile holds the certificates of this TPM's maker, PEM: the root, and what is between. `signetd doctor` verifies the
+	// endorsement key's certificate against it.
+	EKRootsFile string `yaml:"ek_roots_file,omitempty"`
 	// Timeout bounds one command (default 5s).
 	Timeout time.Duration `yaml:"timeout"`
 }

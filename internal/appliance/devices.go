@@ -95,10 +95,14 @@ func (c *Config) checkToken(ctx context.Context, t *hsm.Token) error {
 	if err != nil {
 		return fmt.Errorf("token: %w", err)
 	}
-	if strings.Contains(strings.ToLower(info.Manufacturer+info.Model+info.Library), "softhsm") {
+	if isSoftHSM(info) {
 		return errors.New("token: SoftHSM keeps its keys in files; it is allowed with development: true only")
 	}
 	return nil
+}
+
+func isSoftHSM(info hsm.Info) bool {
+	return strings.Contains(strings.ToLower(info.Manufacturer+info.Model+info.Library), "softhsm")
 }
 
 // Close closes what is open, the keys last.

@@ -2,125 +2,172 @@ package appliance
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-
-	"github.com/signet-pki/signet/internal/durable"
-	"github.com/signet-pki/signet/tpm"
+	"strings"
+	"time"
+	"unicode"
 )
 
 // ErrUnwell means that a check of the doctor failed; the lines say which.
 var ErrUnwell = errors.New("not everything is in order")
 
-// finding is one line of the doctor: what was looked at, and what is wrong with it and how to mend it.
-type finding struct {
-	what string
-	word string // "" is ok
-	note string
-	err  error
+// Status is how one check of the doctor ended.
+type Status string
+
+// What a check can say. Only Fail makes the appliance unwell.
+const (
+	Good Status = "ok"
+	Note Status = "note" // known, and nothing to do
+	Warn Status = "warn" // works, and wants a look
+	Fail Status = "fail"
+	Skip Status = "skip" // could not be looked at, because of a failure before
+)
+
+// Finding is what one check of the doctor says: docs/operations.md lists the ids, which never change their meaning.
+type Finding struct {
+	ID      string `json:"id"`
+	Subject string `json:"subject"`
+	Status  Status `json:"status"`
+	What    string `json:"what"`
+	Why     string `json:"why,omitempty"` // it matters
+	Fix     string `json:"fix,omitempty"`
 }
 
-// Doctor looks at devices and files and prints a line for each, changing nothing. It may run beside the daemon, except
-// that a TPM without a resource manager has one user at a time.
-func Doctor(ctx context.Context, c Config, w io.Writer, log *slog.Logger) error {
-	unwell := false
-	for _, check := range []func(context.Context, *slog.Logger) []finding{c.examineTokens, c.examineTPM, c.examineFiles} {
-		for _, f := range check(ctx, log) {
-			orElse(&f.word, "ok")
-			if f.err != nil {
-				f.word, f.note, unwell = "FAIL", f.err.Error(), true
-			}
-			if _, err := fmt.Fprintf(w, "%-4s  %-16s %s\n", f.word, f.what, f.note); err != nil {
-				return err
-			}
-		}
+// Diagnosis is what the doctor found, in the order of its looking.
+type Diagnosis struct {
+	OK     bool      `json:"ok"`
+	Checks []Finding `json:"checks"`
+}
+
+// looking is a group of checks that one look answers.
+type looking struct {
+	id, subject string // of the finding that it does not end
+	look        func(context.Context) []Finding
+}
+
+// lookWithin bounds each look, and patience is how much longer the doctor waits for one that should have noticed. Devices have
+// deadlines of their own, for each command.
+const (
+	lookWithin = time.Minute
+	patience   = 5 * time.Second
+)
+
+// Doctor looks at devices and files, changing nothing, and ends even if what it asks does not: each PKCS#11 module runs in a process
+// of its own. A PIN is presented once at most. It may run beside the daemon, except that a TPM without a resource manager has one
+// user at a time.
+func Doctor(ctx context.Context, c Config, log *slog.Logger) Diagnosis {
+	keys, trustErr := c.certified()
+	d := Diagnosis{OK: true}
+	for _, l := range []looking{
+		{idModule, tokenIssuing, func(ctx context.Context) []Finding {
+			return c.examineToken(ctx, tokenIssuing, c.Tokens.Issuing, keys, log)
+		}},
+		{idModule, tokenAudit, func(ctx context.Context) []Finding { return c.examineToken(ctx, tokenAudit, c.Tokens.Audit, keys, log) }},
+		{idTPM, c.TPM.Path, func(ctx context.Context) []Finding { return c.examineTPM(ctx, log) }},
+		{idCertificates, c.pkiDir(), func(context.Context) []Finding { return c.examineCertificates(trustErr) }},
+		{idDir, c.Dir, func(context.Context) []Finding { return c.examineModes() }},
+		{idSync, c.Dir, func(context.Context) []Finding { return c.examineDisk() }},
+		{idClockLog, c.logDir(), func(context.Context) []Finding { return c.examineClock(time.Now()) }},
+	} {
+		d.Checks = append(d.Checks, l.bounded(ctx)...)
 	}
-	if unwell {
-		return ErrUnwell
+	for _, f := range d.Checks {
+		d.OK = d.OK && f.Status != Fail
+	}
+	return d
+}
+
+// bounded gives up on a look that does not end. Its goroutine, inside a system call that nothing interrupts, ends with the program.
+func (l looking) bounded(ctx context.Context) []Finding {
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	done := make(chan []Finding, 1)
+	go func() { done <- l.look(ctx) }()
+	late := time.NewTimer(lookWithin + patience)
+	defer late.Stop()
+	select {
+	case f := <-done:
+		return f
+	case <-late.C:
+		return []Finding{bad(l.id, l.subject, fmt.Sprintf("no answer within %v", lookWithin),
+			"whatever it asks hangs, and so would the daemon", "see to that device or file system")}
+	}
+}
+
+func good(id, subject, what string) Finding {
+	return Finding{ID: id, Subject: subject, Status: Good, What: what}
+}
+
+func bad(id, subject, what, why, fix string) Finding {
+	return Finding{ID: id, Subject: subject, Status: Fail, What: what, Why: why, Fix: fix}
+}
+
+func warned(id, subject, what, why, fix string) Finding {
+	return Finding{ID: id, Subject: subject, Status: Warn, What: what, Why: why, Fix: fix}
+}
+
+func skipped(id, subject, because string) Finding {
+	return Finding{ID: id, Subject: subject, Status: Skip, What: "not looked at, because of " + because}
+}
+
+// inDevelopment is a warning where development is what the configuration is for.
+func (c *Config) inDevelopment(f Finding) Finding {
+	if c.Development && f.Status == Fail {
+		f.Status = Warn
+	}
+	return f
+}
+
+// Err is ErrUnwell if a check failed.
+func (d Diagnosis) Err() error {
+	if d.OK {
+		return nil
+	}
+	return ErrUnwell
+}
+
+// Text writes a line for each check, of what devices and files say no more than can be printed.
+func (d Diagnosis) Text(w io.Writer) error {
+	for _, f := range d.Checks {
+		word := string(f.Status)
+		if f.Status == Fail {
+			word = "FAIL"
+		}
+		text := f.Subject + ": " + f.What
+		if f.Why != "" {
+			text += ". Why: " + f.Why
+		}
+		if f.Fix != "" {
+			text += ". Fix: " + f.Fix
+		}
+		if _, err := fmt.Fprintf(w, "%-4s  %-16s %s\n", word, f.ID, printable(text)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (c *Config) examineTokens(ctx context.Context, log *slog.Logger) []finding {
-	var out []finding
-	for _, t := range []struct {
-		what string
-		cfg  Token
-	}{{"token issuing", c.Tokens.Issuing}, {"token audit", c.Tokens.Audit}} {
-		out = append(out, c.examineToken(ctx, t.what, t.cfg, log)...)
-	}
-	return out
+// JSON writes the same as one document.
+func (d Diagnosis) JSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(d)
 }
 
-func (c *Config) examineToken(ctx context.Context, what string, t Token, log *slog.Logger) []finding {
-	tok, err := c.openToken(ctx, t, log)
-	if err != nil {
-		return []finding{{what: what, err: err}}
-	}
-	defer tok.Close() //nolint:errcheck // looked at only
-	info, err := tok.Info(ctx)
-	if err != nil {
-		return []finding{{what: what, err: err}}
-	}
-	f := finding{what: what, note: fmt.Sprintf("%s %s, firmware %s", info.Manufacturer, info.Model, info.Firmware)}
-	if info.LoginTriesLow {
-		f.err = errors.New("the PIN was entered wrongly before: check who tries")
-	}
-	return append([]finding{f}, describedToken(what, info).advisories()...)
-}
-
-func (c *Config) examineTPM(ctx context.Context, log *slog.Logger) []finding {
-	binding, err := c.readBinding()
-	if err != nil {
-		return []finding{{what: "tpm", err: err}}
-	}
-	dev, err := c.openTPM(ctx, binding, log)
-	if err != nil {
-		return []finding{{what: "tpm", err: err}}
-	}
-	defer dev.Close() //nolint:errcheck // looked at only
-	info, err := dev.Info(ctx)
-	if err != nil {
-		return []finding{{what: "tpm", err: err}}
-	}
-	chip := describedTPM(info)
-	out := []finding{
-		{what: "tpm", note: fmt.Sprintf("%s %s, firmware %s", info.Manufacturer, info.Vendor, chip.device.Firmware)},
-		{what: "tpm keys", note: "attestation key and counter are there", err: c.checkTPM(ctx, dev, binding)},
-		{what: "tpm clear", note: clearNote(info)},
-		{what: "tpm pcrs", note: "tpm.pcr_values accepts them, or names none", err: c.TPM.checkPCRs(ctx, dev)},
-	}
-	ek, err := dev.EK(ctx)
-	f := finding{what: "tpm identity", err: err, note: "endorsement key with a certificate"}
-	if err == nil && ek.Certificate == nil {
-		f.note = "endorsement key without a certificate: nobody vouches for this TPM"
-	}
-	return append(append(out, f), chip.advisories()...)
-}
-
-// clearNote is for people to weigh: the firmware can clear a TPM in any case.
-func clearNote(info tpm.Info) string {
-	if info.ClearDisabled {
-		return "only the firmware can clear it"
-	}
-	return "whoever may use it can clear it, which begins its counter anew: tpm2_clearcontrol -C l s"
-}
-
-func (c *Config) examineFiles(context.Context, *slog.Logger) []finding {
-	out := []finding{{what: "certificates", note: c.pkiDir()}}
-	if _, err := c.loadTrust(); err != nil {
-		out[0].err = err
-	}
-	f := finding{what: "index key", note: "only its owner can read it"}
-	if info, err := os.Stat(c.indexKey()); err != nil {
-		f.err = err
-	} else if info.Mode().Perm()&0o077 != 0 {
-		f.err = fmt.Errorf("%s has mode %v: chmod 600", c.indexKey(), info.Mode().Perm())
-	}
-	out = append(out, f)
-	free, err := durable.FreeBytes(c.Dir)
-	return append(out, finding{what: "disk", note: fmt.Sprintf("%d MiB free", free>>20), err: err})
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n', r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return '?'
+		default:
+			return r
+		}
+	}, s)
 }

@@ -110,19 +110,19 @@ func judged(known []described, v firmwarenotes.Verdict) error {
 	return errors.New(strings.Join(reasons, "; "))
 }
 
-// advisories are the doctor's lines about a device: what is known against its firmware, why it matters, what to do, where to read on.
-func (d described) advisories() []finding {
-	var out []finding
+// advisories are the doctor's findings about a device: what is known against its firmware, why it matters, what to do, where to read on.
+func (d described) advisories() []Finding {
+	var out []Finding
 	for _, f := range firmwarenotes.Judge(d.device, d.uses) {
-		text := fmt.Sprintf("%s: %s %s See firmware-notes/%s.md", f.Name, sentence(f.Why), sentence(f.Fix), f.Page)
+		found := Finding{ID: idFirmware, Subject: d.what, Status: Fail, What: f.Name, Why: f.Why, Fix: fmt.Sprintf("%s See firmware-notes/%s.md", sentence(f.Fix), f.Page)}
 		switch f.Verdict {
 		case firmwarenotes.Note:
-			out = append(out, finding{what: d.what, word: "note", note: text})
+			found.Status = Note
 		case firmwarenotes.Warn:
-			out = append(out, finding{what: d.what, word: "warn", note: text})
+			found.Status = Warn
 		default:
-			out = append(out, finding{what: d.what, err: errors.New(text)})
 		}
+		out = append(out, found)
 	}
 	return out
 }

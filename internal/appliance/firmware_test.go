@@ -59,25 +59,20 @@ func TestJudged(t *testing.T) {
 
 func TestDoctorTellsAdvisories(t *testing.T) {
 	for _, tc := range []struct {
-		name    string
-		device  described
-		word    string
-		failing bool
+		name   string
+		device described
+		status Status
 	}{
-		{"refused", describedToken("token issuing", inTPM(st())), "", true},
-		{"warned", describedTPM(st()), "warn", false},
-		{"noted", describedTPM(swtpmInfo()), "note", false},
+		{"refused", describedToken("token issuing", inTPM(st())), Fail},
+		{"warned", describedTPM(st()), Warn},
+		{"noted", describedTPM(swtpmInfo()), Note},
 	} {
 		f := tc.device.advisories()
-		if len(f) == 0 || f[0].word != tc.word || (f[0].err != nil) != tc.failing {
+		if len(f) == 0 || f[0].Status != tc.status || f[0].ID != idFirmware || f[0].Subject != tc.device.what {
 			t.Fatalf("%s: %+v", tc.name, f)
 		}
-		text := f[0].note
-		if tc.failing {
-			text = f[0].err.Error()
-		}
-		if !strings.HasPrefix(text, "CVE-") || !strings.Contains(text, "See firmware-notes/") {
-			t.Errorf("%s: %q", tc.name, text)
+		if !strings.HasPrefix(f[0].What, "CVE-") || f[0].Why == "" || !strings.Contains(f[0].Fix, "See firmware-notes/") {
+			t.Errorf("%s: %+v", tc.name, f[0])
 		}
 	}
 	if f := describedToken("token audit", softHSM()).advisories(); len(f) > 0 {

@@ -74,10 +74,13 @@ func (a *anchored) starts() error {
 // tool runs one of tpm2-tools on the TPM, as whoever may open it can.
 func (a *anchored) tool(name string, args ...string) {
 	a.t.Helper()
-	cmd := exec.CommandContext(a.t.Context(), name, append([]string{"-T", a.rig.TCTI()}, args...)...) // #nosec G204 -- the test's own
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := a.command(name, args...).CombinedOutput(); err != nil {
 		a.t.Fatalf("%s (apt-get install tpm2-tools): %v\n%s", name, err, out)
 	}
+}
+
+func (a *anchored) command(name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(a.t.Context(), name, append([]string{"-T", a.rig.TCTI()}, args...)...) // #nosec G204 -- the test's own
 }
 
 // run opens the log and gives it back with what ends it.
