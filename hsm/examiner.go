@@ -144,6 +144,7 @@ func (x *examiner) look() (reply, error) {
 		return reply{}, fmt.Errorf("library info: %w", err)
 	}
 	x.slot, x.info, x.pin = slot, newInfo(token, library), pinState(token.Flags)
+	x.info.LoginTriesLow = x.pin.Low
 	return reply{Info: &x.info, PIN: &x.pin}, nil
 }
 

@@ -69,9 +69,8 @@ func Doctor(ctx context.Context, c Config, log *slog.Logger) Diagnosis {
 		{idModule, tokenAudit, func(ctx context.Context) []Finding { return c.examineToken(ctx, tokenAudit, c.Tokens.Audit, keys, log) }},
 		{idTPM, c.TPM.Path, func(ctx context.Context) []Finding { return c.examineTPM(ctx, log) }},
 		{idCertificates, c.pkiDir(), func(context.Context) []Finding { return c.examineCertificates(trustErr) }},
-		{idDir, c.Dir, func(context.Context) []Finding { return c.examineModes() }},
-		{idSync, c.Dir, func(context.Context) []Finding { return c.examineDisk() }},
-		{idClockLog, c.logDir(), func(context.Context) []Finding { return c.examineClock(time.Now()) }},
+		{idDir, c.Dir, func(context.Context) []Finding { return c.examineFiles(time.Now()) }},
+		{idClockNTP, "kernel", func(context.Context) []Finding { return []Finding{examineNTP()} }},
 	} {
 		d.Checks = append(d.Checks, l.bounded(ctx)...)
 	}
@@ -161,13 +160,9 @@ func (d Diagnosis) JSON(w io.Writer) error {
 
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n', r == '\t':
-			return ' '
-		case !unicode.IsPrint(r):
+		if !unicode.IsPrint(r) {
 			return '?'
-		default:
-			return r
 		}
-	}, s)
+		return r
+	}, strings.ReplaceAll(s, "\n", "; ")) // errors are joined by line feeds
 }

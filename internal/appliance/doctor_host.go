@@ -45,21 +45,39 @@ func (c *Config) examineCertificates(trustErr error) []Finding {
 	return []Finding{good(idCertificates, c.pkiDir(), fmt.Sprintf("%d CAs below one root", len(t.agents)+len(t.services)))}
 }
 
-// examineModes looks at who else may read or change what the appliance keeps.
-func (c *Config) examineModes() []Finding {
-	out := []Finding{good(idDir, c.Dir, "its owner's alone to change")}
-	if err := errors.Join(c.checkDir(c.Dir, 0o022), c.checkDir(c.pkiDir(), 0o022), c.checkDir(c.logDir(), 0o077), checkAncestors(c.Dir)); err != nil {
-		out[0] = bad(idDir, c.Dir, err.Error(), "who can write there can put another log, key or certificate in its place", "chown -R to the daemon's user; chmod 0700 DIR DIR/log DIR/pki")
+// examineFiles looks at the directory, and at what is in it if there is one.
+func (c *Config) examineFiles(now time.Time) []Finding {
+	out := []Finding{c.examineDir()}
+	if _, err := os.Stat(c.logDir()); err != nil {
+		for _, id := range []string{idSecret, idSpace, idSync, idClockLog} {
+			out = append(out, skipped(id, c.Dir, idDir))
+		}
+		return out
 	}
+	return append(out, c.examineSecrets(), c.examineSpace(), c.examineSync(), c.examineLogTime(now))
+}
+
+// examineDir looks at who else may change what the appliance keeps.
+func (c *Config) examineDir() Finding {
+	if _, err := os.Lstat(c.Dir); err != nil {
+		return bad(idDir, c.Dir, err.Error(), "everything that the appliance keeps is there", "the path of dir; was there a ceremony? signetd init")
+	}
+	if err := errors.Join(c.checkDir(c.Dir, 0o022), c.checkDir(c.pkiDir(), 0o022), c.checkDir(c.logDir(), 0o077), checkAncestors(c.Dir)); err != nil {
+		return bad(idDir, c.Dir, err.Error(), "who can write there can put another log, key or certificate in its place", "chown -R to the daemon's user; chmod 0700 DIR DIR/log DIR/pki")
+	}
+	return good(idDir, c.Dir, "its owner's alone to change")
+}
+
+func (c *Config) examineSecrets() Finding {
 	secrets := c.secretFiles()
 	var errs []error
 	for _, path := range secrets {
 		errs = append(errs, c.checkSecret(path))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return append(out, bad(idSecret, c.Dir, err.Error(), "who can read them can name users from the log, or speak for the appliance", "chown to the daemon's user and chmod 0600, or a systemd credential"))
+		return bad(idSecret, c.Dir, err.Error(), "who can read them can name users from the log, or speak for the appliance", "chown to the daemon's user and chmod 0600, or a systemd credential")
 	}
-	return append(out, good(idSecret, c.Dir, fmt.Sprintf("%d files are for few to read", len(secrets))))
+	return good(idSecret, c.Dir, fmt.Sprintf("%d files are for few to read", len(secrets)))
 }
 
 // secretFiles are those besides the PINs.
@@ -158,10 +176,6 @@ func checkAncestors(path string) error {
 	}
 }
 
-func (c *Config) examineDisk() []Finding {
-	return []Finding{c.examineSpace(), c.examineSync()}
-}
-
 func (c *Config) examineSpace() Finding {
 	const why, fix = "below it the log takes nothing, and nothing is issued", "free space, or a larger file system; audit.min_free"
 	free, err := durable.FreeBytes(c.logDir())
@@ -255,10 +269,6 @@ func fileSystem(dir string) (kind string, keeps bool, err error) {
 
 // behind is how far the clock may be before the last entry: the log's own tolerance.
 const behind = 5 * time.Second
-
-func (c *Config) examineClock(now time.Time) []Finding {
-	return []Finding{c.examineLogTime(now), examineNTP()}
-}
 
 func (c *Config) examineLogTime(now time.Time) Finding {
 	const why = "the log takes no entry before its last one (clock_behind), and certificates would be of the wrong time"

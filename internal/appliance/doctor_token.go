@@ -104,6 +104,9 @@ func (p *patient) step(s hsm.Step, id, fine string) Finding {
 	}
 	p.failed = id
 	what := err.Error()
+	if s == hsm.StepModule {
+		what = p.token.Module + ": " + what
+	}
 	if errors.Is(err, hsm.ErrHung) {
 		return bad(id, p.subject, "the module hangs: "+what, "the vendor's library does not return, and cannot be interrupted", "see to the device and its service; set isolate: true, so that the daemon can end it")
 	}
@@ -183,7 +186,7 @@ func (p *patient) keys(labels []string, certs map[string]*x509.Certificate) []Fi
 	}
 	for _, kind := range []struct{ id, fine string }{
 		{idKeyExists, "are there"}, {idKeyUnique, "have labels of their own"}, {idKeyKept, "are sensitive and not extractable"},
-		{idKeyCurve, "are of P-256"}, {idKeyCertPair, "belong to their certificates"}, {idKeyUsage, "can sign and nothing else"},
+		{idKeyCurve, "are of P-256"}, {idKeyUsage, "can sign and nothing else"}, {idKeyCertPair, "belong to their certificates"},
 	} {
 		if !faults[kind.id] {
 			out = append(out, good(kind.id, p.subject, fmt.Sprintf("%d keys: those that were found %s", len(labels), kind.fine)))
@@ -212,15 +215,15 @@ func (p *patient) key(label string, certified crypto.PublicKey) (Finding, bool) 
 	case errors.Is(err, hsm.ErrUnsupported), err == nil && algorithm != hsm.P256:
 		return Finding{ID: idKeyCurve, What: "not a key of P-256: " + kindOf(algorithm, err), Why: "the appliance signs with P-256 alone",
 			Fix: "bring back the token of the ceremony: this key is not of it"}, false
+	case !slices.Equal(k.Uses, []string{"sign"}):
+		return Finding{ID: idKeyUsage, What: "it can: " + strings.Join(k.Uses, ", "), Why: "a key that signs and does something else can be abused for one by way of the other",
+			Fix: "have its other uses taken away, or hold a new ceremony"}, false
 	case err != nil:
 		return Finding{ID: idKeyCertPair, What: "its public half cannot be read: " + err.Error(), Why: "whether it is the certified key is not known",
 			Fix: "restore the public key object beside it"}, false
 	case !same(public, certified):
 		return Finding{ID: idKeyCertPair, What: "another key than that of " + label + ".pem", Why: "what it signs verifies nowhere",
 			Fix: "bring back the token of the ceremony, or the certificate that belongs to it"}, false
-	case !slices.Equal(k.Uses, []string{"sign"}):
-		return Finding{ID: idKeyUsage, What: "it can: " + strings.Join(k.Uses, ", "), Why: "a key that signs and does something else can be abused for one by way of the other",
-			Fix: "have its other uses taken away, or hold a new ceremony"}, false
 	}
 	return Finding{}, true
 }

@@ -134,3 +134,22 @@ func fingerprint(t *testing.T, dir string) string {
 	}))
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
+
+// keyFiles is of all names below SoftHSM's directory, and of the contents of the keys. It counts its own logins beside them.
+func keyFiles(t *testing.T, dir string) string {
+	t.Helper()
+	h := sha256.New()
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(h, path)
+		if filepath.Ext(path) == ".object" && d.Name() != "token.object" {
+			b, err := os.ReadFile(path)
+			must(t, err)
+			h.Write(b)
+		}
+		return nil
+	}))
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
