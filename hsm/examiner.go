@@ -201,8 +201,11 @@ func (s session) inspect(key pkcs11.ObjectHandle, label string) (f Found, err er
 		name string
 		kind uint
 	}{
-		{"sign", pkcs11.CKA_SIGN}, {"sign with recovery", pkcs11.CKA_SIGN_RECOVER}, {"decrypt", pkcs11.CKA_DECRYPT},
-		{"unwrap", pkcs11.CKA_UNWRAP}, {"derive", pkcs11.CKA_DERIVE},
+		{"sign", pkcs11.CKA_SIGN},
+		{"sign with recovery", pkcs11.CKA_SIGN_RECOVER},
+		{"decrypt", pkcs11.CKA_DECRYPT},
+		{"unwrap", pkcs11.CKA_UNWRAP},
+		{"derive", pkcs11.CKA_DERIVE},
 	} {
 		can, err := s.flag(key, use.kind)
 		if err != nil && !isCode(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {

@@ -185,8 +185,12 @@ func (p *patient) keys(labels []string, certs map[string]*x509.Certificate) []Fi
 		}
 	}
 	for _, kind := range []struct{ id, fine string }{
-		{idKeyExists, "are there"}, {idKeyUnique, "have labels of their own"}, {idKeyKept, "are sensitive and not extractable"},
-		{idKeyCurve, "are of P-256"}, {idKeyUsage, "can sign and nothing else"}, {idKeyCertPair, "belong to their certificates"},
+		{idKeyExists, "are there"},
+		{idKeyUnique, "have labels of their own"},
+		{idKeyKept, "are sensitive and not extractable"},
+		{idKeyCurve, "are of P-256"},
+		{idKeyUsage, "can sign and nothing else"},
+		{idKeyCertPair, "belong to their certificates"},
 	} {
 		if !faults[kind.id] {
 			out = append(out, good(kind.id, p.subject, fmt.Sprintf("%d keys: those that were found %s", len(labels), kind.fine)))

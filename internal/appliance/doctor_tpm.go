@@ -184,8 +184,10 @@ func examineHealth(h tpm.Health) []Finding {
 		}
 		return "empty"
 	}
-	out := []Finding{good(idTPMClear, subjectTPM, "only the firmware can clear it"),
-		good(idTPMAuth, subjectTPM, fmt.Sprintf("authorisations: owner %s, endorsement %s, lockout %s", set(h.OwnerAuth), set(h.EndorsementAuth), set(h.LockoutAuth)))}
+	out := []Finding{
+		good(idTPMClear, subjectTPM, "only the firmware can clear it"),
+		good(idTPMAuth, subjectTPM, fmt.Sprintf("authorisations: owner %s, endorsement %s, lockout %s", set(h.OwnerAuth), set(h.EndorsementAuth), set(h.LockoutAuth))),
+	}
 	if !h.ClearDisabled && !h.LockoutAuth {
 		out[0] = warned(idTPMClear, subjectTPM, "whoever may use it can clear it", "a clear begins the counter anew, under the same name", "tpm2_clearcontrol -C l s")
 	} else if !h.ClearDisabled {

@@ -103,49 +103,48 @@ func (w *ward) replace(dir, from string) {
 	must(w.t, os.RemoveAll(dir))
 	must(w.t, os.Mkdir(dir, 0o700))
 	must(w.t, os.CopyFS(dir, os.DirFS(from)))
-	must(w.t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(dir)
+	must(w.t, err)
+	must(w.t, fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if d.IsDir() {
-			return os.Chmod(path, 0o700)
+			return root.Chmod(path, 0o700)
 		}
-		return os.Chmod(path, 0o600)
+		return root.Chmod(path, 0o600)
 	}))
+	must(w.t, root.Close())
 }
 
 // fingerprint is of all names, modes and contents below a directory.
 func fingerprint(t *testing.T, dir string) string {
 	t.Helper()
-	h := sha256.New()
-	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		must(t, err)
-		fmt.Fprintln(h, path, info.Mode(), info.ModTime())
-		if d.Type().IsRegular() {
-			b, err := os.ReadFile(path)
-			must(t, err)
-			h.Write(b)
-		}
-		return nil
-	}))
-	return fmt.Sprintf("%x", h.Sum(nil))
+	return digest(t, dir, func(info fs.FileInfo) (string, bool) { return fmt.Sprint(info.Mode(), info.ModTime()), true })
 }
 
 // keyFiles is of all names below SoftHSM's directory, and of the contents of the keys. It counts its own logins beside them.
 func keyFiles(t *testing.T, dir string) string {
 	t.Helper()
-	h := sha256.New()
-	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	return digest(t, dir, func(info fs.FileInfo) (string, bool) {
+		return "", filepath.Ext(info.Name()) == ".object" && info.Name() != "token.object"
+	})
+}
+
+// digest is of names, of what more is wanted of a file, and of its contents if they are.
+func digest(t *testing.T, dir string, of func(fs.FileInfo) (more string, contents bool)) string {
+	t.Helper()
+	h, files := sha256.New(), os.DirFS(dir)
+	must(t, fs.WalkDir(files, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(h, path)
-		if filepath.Ext(path) == ".object" && d.Name() != "token.object" {
-			b, err := os.ReadFile(path)
+		info, err := d.Info()
+		must(t, err)
+		more, contents := of(info)
+		h.Write(fmt.Appendln(nil, path, more))
+		if contents && d.Type().IsRegular() {
+			b, err := fs.ReadFile(files, path)
 			must(t, err)
 			h.Write(b)
 		}
