@@ -52,7 +52,7 @@ type looking struct {
 // lookWithin bounds each look, and patience is how much longer the doctor waits for one that should have noticed. Devices have
 // deadlines of their own, for each command.
 const (
-	lookWithin = time.Minute
+	lookWithin = 2 * time.Minute // some TPMs take most of one to make an endorsement key again
 	patience   = 5 * time.Second
 )
 
