@@ -179,7 +179,6 @@ func (p *patient) keys(labels []string, certs map[string]*x509.Certificate) []Fi
 	faults := map[string]bool{}
 	for _, label := range labels {
 		if f, ok := p.key(label, certs[label].PublicKey); !ok {
-			f.Subject, f.Status = p.subject+", key "+label, Fail
 			out = append(out, f)
 			faults[f.ID] = true
 		}
@@ -200,34 +199,34 @@ func (p *patient) keys(labels []string, certs map[string]*x509.Certificate) []Fi
 }
 
 func (p *patient) key(label string, certified crypto.PublicKey) (Finding, bool) {
-	found := p.found.Keys[label]
+	found, subject := p.found.Keys[label], p.subject+", key "+label
 	switch {
 	case len(found) == 0:
-		return Finding{ID: idKeyExists, What: "not on the token", Why: "nothing can be signed with it",
-			Fix: "bring back the token of the ceremony, or restore its backup; without it, a new ceremony"}, false
+		return bad(idKeyExists, subject, "not on the token", "nothing can be signed with it",
+			"bring back the token of the ceremony, or restore its backup; without it, a new ceremony"), false
 	case len(found) > 1:
-		return Finding{ID: idKeyUnique, What: "several private keys have this label", Why: "the appliance refuses to choose",
-			Fix: "find out who made the other, and delete it (pkcs11-tool --list-objects --login)"}, false
+		return bad(idKeyUnique, subject, "several private keys have this label", "the appliance refuses to choose",
+			"find out who made the other, and delete it (pkcs11-tool --list-objects --login)"), false
 	}
 	k := found[0]
 	if !k.Sensitive || k.Extractable {
-		return Finding{ID: idKeyKept, What: fmt.Sprintf("sensitive=%t extractable=%t", k.Sensitive, k.Extractable), Why: "the token hands it out: copies may exist",
-			Fix: "treat it as stolen: a new ceremony, with keys that the token makes"}, false
+		return bad(idKeyKept, subject, fmt.Sprintf("sensitive=%t extractable=%t", k.Sensitive, k.Extractable), "the token hands it out: copies may exist",
+			"treat it as stolen: a new ceremony, with keys that the token makes"), false
 	}
 	algorithm, public, err := k.Key()
 	switch {
 	case errors.Is(err, hsm.ErrUnsupported), err == nil && algorithm != hsm.P256:
-		return Finding{ID: idKeyCurve, What: "not a key of P-256: " + kindOf(algorithm, err), Why: "the appliance signs with P-256 alone",
-			Fix: "bring back the token of the ceremony: this key is not of it"}, false
+		return bad(idKeyCurve, subject, "not a key of P-256: "+kindOf(algorithm, err), "the appliance signs with P-256 alone",
+			"bring back the token of the ceremony: this key is not of it"), false
 	case !slices.Equal(k.Uses, []string{"sign"}):
-		return Finding{ID: idKeyUsage, What: "it can: " + strings.Join(k.Uses, ", "), Why: "a key that signs and does something else can be abused for one by way of the other",
-			Fix: "have its other uses taken away, or hold a new ceremony"}, false
+		return bad(idKeyUsage, subject, "it can: "+strings.Join(k.Uses, ", "), "a key that signs and does something else can be abused for one by way of the other",
+			"have its other uses taken away, or hold a new ceremony"), false
 	case err != nil:
-		return Finding{ID: idKeyCertPair, What: "its public half cannot be read: " + err.Error(), Why: "whether it is the certified key is not known",
-			Fix: "restore the public key object beside it"}, false
+		return bad(idKeyCertPair, subject, "its public half cannot be read: "+err.Error(), "whether it is the certified key is not known",
+			"restore the public key object beside it"), false
 	case !same(public, certified):
-		return Finding{ID: idKeyCertPair, What: "another key than that of " + label + ".pem", Why: "what it signs verifies nowhere",
-			Fix: "bring back the token of the ceremony, or the certificate that belongs to it"}, false
+		return bad(idKeyCertPair, subject, "another key than that of "+label+".pem", "what it signs verifies nowhere",
+			"bring back the token of the ceremony, or the certificate that belongs to it"), false
 	}
 	return Finding{}, true
 }
