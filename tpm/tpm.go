@@ -1,10 +1,10 @@
-// Package tpm drives one TPM 2.0: its attestation key (AK), a monotonic NV counter, statements over both, and signing keys as
-// [crypto.Signer].
+// Package tpm drives one TPM 2.0: its attestation key (AK), a monotonic NV counter, statements over both, signing keys as
+// [crypto.Signer], and PINs sealed to it ([SealedPIN]).
 //
 // It refuses to overwrite: keys and counters are made only by the functions that say so, at handles that must be free. It
 // releases no statement and no signature that it has not verified with the public key pinned when the key was loaded. It does
-// not decide what a counter value means, and it keeps no secret: the TPM's objects have empty authorisation, so what guards them
-// is the permission on the device file. Whoever may open that can sign and count.
+// not decide what a counter value means, and it keeps no secret: the TPM's keys have empty authorisation, so what guards them
+// is the permission on the device file. Whoever may open that can sign and count, and unseal what is approved.
 //
 // A [Device] is safe for concurrent use. Its operations run one after the other; every command has a deadline, and so has the
 // wait for one's turn. After a failure of the transport the next operation connects anew, frees what was left in the TPM, and
@@ -235,7 +235,8 @@ func (d *Device) clean(c *conn) error {
 
 // Ranges of handles (Part 2, 7.2).
 const (
-	firstHMACSession = 0x02000000 // TPM_CAP_HANDLES lists policy sessions here too (Part 3, 30.2)
+	firstHMACSession = 0x02000000 // TPM_CAP_HANDLES lists policy sessions here too (Part 3, 30.2), with handles of their own kind
+	policySession    = 0x03
 	firstTransient   = 0x80000000
 	firstEK          = 0x81010000
 	maxHandles       = 64
@@ -252,7 +253,7 @@ func listHandles(c *conn, first uint32) ([]tpm2.TPMHandle, error) {
 	}
 	handles := list.Handle
 	for i, h := range handles {
-		if uint32(h)>>24 != first>>24 {
+		if kind := uint32(h) >> 24; kind != first>>24 && (kind != policySession || first != firstHMACSession) {
 			return handles[:i], nil // the list goes on with the next range
 		}
 	}
