@@ -82,7 +82,7 @@ func Examine(ctx context.Context, cfg Config, labels []string, log *slog.Logger)
 		e.steps[StepModule] = fmt.Errorf("start the module's process: %w", err)
 		return e
 	}
-	pin, pinErr := readPIN(cfg.PINFile)
+	pin, pinErr := cfg.userPIN()
 	if pinErr != nil {
 		pinErr = fmt.Errorf("%w: %w", ErrConfig, pinErr)
 	}

@@ -82,6 +82,9 @@ type Config struct {
 	// PINFile holds the user PIN, with or without a final newline: a 0600 file or a systemd credential. A file that
 	// is group-writable, or that others can read, is refused.
 	PINFile string
+	// PIN is the user PIN itself where it comes from no file; PINFile then only says in messages where it came from. Open
+	// copies it, so the caller can clear it.
+	PIN []byte
 	// Sessions is how many signatures are made at a time, 1 to 64; 0 means 4. About the number of the device's cores
 	// is best: more sessions raise the latency, not the throughput. The token's limit must leave room for two more,
 	// which keep the login and generate keys.
@@ -119,7 +122,7 @@ func (c Config) check() (settings, error) {
 	if s.timeout == 0 {
 		s.timeout = defaultTimeout
 	}
-	pin, pinErr := readPIN(c.PINFile)
+	pin, pinErr := c.userPIN()
 	s.pin = pin
 	module, moduleErr := findModule(c.Module)
 	s.module = module

@@ -271,6 +271,27 @@ func TestOpenRefusals(t *testing.T) {
 	}
 }
 
+// The caller may have the PIN from elsewhere; what it does with its copy afterwards is its own business.
+func TestPINOfTheCaller(t *testing.T) {
+	h := softhsm.New(t)
+	good := config(h, "issuing", h.InitToken("issuing", pin))
+	good.PINFile = "sealed elsewhere"
+	for bad, target := range map[string]error{"wrong-pin-9": hsm.ErrPIN, "": hsm.ErrConfig, "a\nb": hsm.ErrConfig, strings.Repeat("x", 256): hsm.ErrConfig} {
+		good.PIN = []byte(bad)
+		_, err := hsm.Open(t.Context(), good, nil)
+		wantError(t, err, target)
+		if !strings.Contains(err.Error(), "sealed elsewhere") || bad != "" && strings.Contains(err.Error(), bad) {
+			t.Errorf("%v", err)
+		}
+	}
+	good.PIN = []byte(pin)
+	token := open(t, good)
+	clear(good.PIN)
+	if err := token.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestPINIsCheckedWhileLoggedIn: login belongs to the process, so the token itself accepts any PIN the second time.
 func TestPINIsCheckedWhileLoggedIn(t *testing.T) {
 	h, token := newToken(t)

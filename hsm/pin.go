@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,14 @@ import (
 // pinForbidden are the permission bits that a PIN file must not have. Reading by the group is let through because
 // systemd shows the access list of a credential (LoadCredential=) as mode 0440.
 const pinForbidden fs.FileMode = 0o037
+
+// userPIN takes the PIN that the caller brings, or reads it.
+func (c Config) userPIN() (string, error) {
+	if c.PIN != nil {
+		return parsePIN(bytes.NewReader(c.PIN), c.PINFile)
+	}
+	return readPIN(c.PINFile)
+}
 
 // readPIN never puts the file's content into an error.
 func readPIN(path string) (string, error) {
@@ -41,6 +50,7 @@ func readPIN(path string) (string, error) {
 
 func parsePIN(r io.Reader, path string) (string, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxPIN+3))
+	defer clear(data)
 	if err != nil {
 		return "", fmt.Errorf("pin_file: %w", err)
 	}

@@ -28,6 +28,7 @@ type cli struct {
 	Dev    devCommand    `cmd:"" help:"Run a development appliance with software devices."`
 	Doctor doctorCommand `cmd:"" help:"Check configuration and devices; change nothing."`
 	Fsck   fsckCommand   `cmd:"" help:"Recompute the audit log and compare. Changes nothing without --repair."`
+	Pin    pinCommand    `cmd:"" help:"Seal PINs to the TPM, and approve what releases them."`
 	Module moduleCommand `cmd:"" hidden:""`
 
 	Version kong.VersionFlag `help:"Print the version and exit."`

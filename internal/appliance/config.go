@@ -95,7 +95,8 @@ type Token struct {
 	Module string `yaml:"module"`
 	// Label is the token's label.
 	Label string `yaml:"label"`
-	// PINFile holds the user PIN: a file that only the appliance's user can read, or "credential:NAME".
+	// PINFile holds the user PIN: a file that only the appliance's user can read, "credential:NAME", or "sealed:FILE" of
+	// `signetd pin seal`, which the TPM opens under the PCR values that were approved.
 	PINFile string `yaml:"pin_file"`
 	// Sessions is the number of signatures at a time (default 4, at most 64).
 	Sessions int `yaml:"sessions"`
@@ -338,14 +339,16 @@ func (t Token) check(p *problems, field string) {
 	p.unless(filepath.IsAbs(t.Module), field+".module", "an absolute path")
 	p.unless(t.Label != "", field+".label", "missing")
 	p.unless(t.PINFile != "", field+".pin_file", "missing")
+	p.unless(t.PINFile == "" || validPINFile(t.PINFile), field+".pin_file", "a file, credential:NAME or sealed:FILE")
 	p.unless(t.Queue >= 0 && t.Queue <= 65536, field+".queue", "at most 65536")
 }
 
 // path resolves a path of the configuration.
 func (c *Config) path(p string) string {
-	if name, ok := strings.CutPrefix(p, "credential:"); ok {
-		return filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), filepath.Base(name))
+	if name, ok := strings.CutPrefix(p, credentialPrefix); ok {
+		return filepath.Join(os.Getenv(credentialsDirectory), filepath.Base(name))
 	}
+	p = strings.TrimPrefix(p, sealedPrefix)
 	if filepath.IsAbs(p) {
 		return p
 	}

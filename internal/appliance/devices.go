@@ -28,8 +28,18 @@ var moduleProcess = []string{"/proc/self/exe", "module"}
 func ServeModule() error { return hsm.ServeModule() }
 
 func (c *Config) openToken(ctx context.Context, t Token, log *slog.Logger) (*hsm.Token, error) {
+	pin, err := c.pin(ctx, t, log)
+	if err != nil {
+		return nil, fmt.Errorf("token %q: %w", t.Label, err)
+	}
+	defer clear(pin)
+	return c.openTokenWith(ctx, t, pin, log)
+}
+
+// openTokenWith takes the PIN; without one it is in the file.
+func (c *Config) openTokenWith(ctx context.Context, t Token, pin []byte, log *slog.Logger) (*hsm.Token, error) {
 	cfg := hsm.Config{
-		Module: t.Module, Token: t.Label, PINFile: c.path(t.PINFile), Sessions: t.Sessions, Queue: t.Queue, Timeout: t.Timeout,
+		Module: t.Module, Token: t.Label, PINFile: c.path(t.PINFile), PIN: pin, Sessions: t.Sessions, Queue: t.Queue, Timeout: t.Timeout,
 	}
 	if t.Isolate {
 		cfg.Process = moduleProcess

@@ -61,10 +61,15 @@ func (c *Config) certified() (map[string]map[string]*x509.Certificate, error) {
 // examineToken says of each step how it went; what follows a step that failed is skipped.
 func (c *Config) examineToken(ctx context.Context, subject string, t Token, certs map[string]map[string]*x509.Certificate, log *slog.Logger) []Finding {
 	labels := slices.Sorted(maps.Keys(certs[subject]))
+	pin, pinErr := c.pin(ctx, t, log)
+	defer clear(pin)
+	if pinErr != nil {
+		pin = []byte{} // so that what the file holds is not presented in its place
+	}
 	e := hsm.Examine(ctx, hsm.Config{
-		Module: t.Module, Token: t.Label, PINFile: c.path(t.PINFile), Timeout: t.Timeout, Process: moduleProcess,
+		Module: t.Module, Token: t.Label, PINFile: c.path(t.PINFile), PIN: pin, Timeout: t.Timeout, Process: moduleProcess,
 	}, labels, log.With(slog.String("token", t.Label)))
-	p := patient{cfg: c, subject: subject, token: t, found: e}
+	p := patient{cfg: c, subject: subject, token: t, found: e, pinErr: pinErr}
 	out := []Finding{
 		p.step(hsm.StepModule, idModule, t.Module+" loads"),
 		p.step(hsm.StepToken, idToken, fmt.Sprintf("%q is a %s %s, firmware %s", t.Label, e.Info.Manufacturer, e.Info.Model, e.Info.Firmware)),
@@ -91,6 +96,7 @@ type patient struct {
 	subject string
 	token   Token
 	found   hsm.Examination
+	pinErr  error  // why the PIN stays where it is
 	failed  string // the id of the check that failed last
 }
 
@@ -157,10 +163,17 @@ func (p *patient) mechanisms() Finding {
 }
 
 func (p *patient) pinFile() Finding {
-	path := p.cfg.path(p.token.PINFile)
+	why, fix := p.advice(hsm.StepPINFile, nil)
+	if p.pinErr != nil {
+		p.failed = idPINFile
+		return bad(idPINFile, p.subject, p.pinErr.Error(), "without the PIN no key of the token can be used", "as it says")
+	}
+	path, sealed := p.cfg.path(p.token.PINFile), strings.HasPrefix(p.token.PINFile, sealedPrefix)
+	if sealed {
+		return p.step(hsm.StepPINFile, idPINFile, "sealed to the TPM in "+path)
+	}
 	f := p.step(hsm.StepPINFile, idPINFile, path+" is for few to read")
 	if err := p.cfg.checkSecret(path); err != nil && f.Status != Fail {
-		why, fix := p.advice(hsm.StepPINFile, nil)
 		return bad(idPINFile, p.subject, err.Error(), why, fix)
 	}
 	return f
