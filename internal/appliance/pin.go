@@ -18,7 +18,7 @@ import (
 
 // Where a PIN comes from, besides a file.
 const (
-	credentialPrefix     = "credential:"
+	credentialPrefix     = "credential:" // #nosec G101 -- a form of the configuration
 	sealedPrefix         = "sealed:"
 	credentialsDirectory = "CREDENTIALS_DIRECTORY" // systemd.exec(5)
 )
