@@ -42,9 +42,11 @@ var (
 	ErrNoAK = errors.New("no attestation key")
 	// ErrNoCounter means that there is no NV index at Config.CounterIndex.
 	ErrNoCounter = errors.New("no NV counter")
+	// ErrNoSRK means that there is no key at [SRKHandle].
+	ErrNoSRK = errors.New("no storage root key")
 	// ErrKeyNotFound means that there is no key at the handle asked for.
 	ErrKeyNotFound = errors.New("key not found")
-	// ErrChanged means that the AK or the counter is not the one that was pinned.
+	// ErrChanged means that the AK, the counter or the SRK is not the one that was pinned.
 	ErrChanged = errors.New("not the pinned one")
 	// ErrRefused means that the TPM returned something that does not verify; it was not released.
 	ErrRefused = errors.New("the TPM's answer does not verify")
@@ -74,9 +76,9 @@ type Config struct {
 	CounterIndex uint32
 	// PCRs are what quotes cover. Default sha256:0,1,2,3,4,5,6,7.
 	PCRs quote.Selection
-	// AKName and CounterName, where set, are the only TPM names that are accepted at AKHandle and CounterIndex. Where not,
-	// the first ones that the Device sees are pinned for its life.
-	AKName, CounterName []byte
+	// AKName, CounterName and SRKName, where set, are the only TPM names that are accepted at AKHandle, CounterIndex and
+	// [SRKHandle]. Where not, the first ones that the Device sees are pinned for its life.
+	AKName, CounterName, SRKName []byte
 }
 
 // Device is an open TPM.
@@ -91,8 +93,9 @@ type Device struct {
 	suspect bool // the transport failed: objects may be left in the TPM, which may be another one
 	ak      *quote.AK
 	counter *quote.NVCounter
-	// Whether ak and counter were compared with the TPM since the last failure.
-	akChecked, counterChecked bool
+	srk     *quote.SRK
+	// Whether ak, counter and srk were compared with the TPM since the last failure.
+	akChecked, counterChecked, srkChecked bool
 }
 
 // State is where the TPM stands. Nobody has signed it: it steers the appliance, and only [Device.CertifyCounter] proves it.
@@ -190,8 +193,8 @@ func (d *Device) do(ctx context.Context, operation string, f func(*conn) error) 
 	return nil
 }
 
-// forget makes the next use compare AK and counter with the TPM again. What was pinned stays pinned.
-func (d *Device) forget() { d.akChecked, d.counterChecked = false, false }
+// forget makes the next use compare AK, counter and SRK with the TPM again. What was pinned stays pinned.
+func (d *Device) forget() { d.akChecked, d.counterChecked, d.srkChecked = false, false, false }
 
 func (d *Device) acquire(ctx context.Context) error {
 	select {

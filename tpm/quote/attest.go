@@ -39,6 +39,7 @@ type attest struct {
 	contents []byte // NV
 
 	certified []byte // certify: name of the object
+	qualified []byte // certify: its name and those of its parents, hashed (Part 1, 26.5)
 }
 
 // parseAttest reads the whole of data. Magic and type are left to check, so that a wrong one has an error of its own.
@@ -77,8 +78,7 @@ func (a *attest) readBody(s *cryptobyte.String) error {
 	case typeNV:
 		ok = read2B(s, &a.nvName) && s.ReadUint16(&a.offset) && read2B(s, &a.contents)
 	case typeCertify:
-		var qualified []byte // the object's place in its hierarchy: of no interest
-		ok = read2B(s, &a.certified) && read2B(s, &qualified)
+		ok = read2B(s, &a.certified) && read2B(s, &a.qualified)
 	default:
 		return nil // check reports the type
 	}

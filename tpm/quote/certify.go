@@ -5,6 +5,8 @@ import (
 	"crypto/ecdsa"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // VerifyCertify checks that s is a TPM2_Certify, signed by the attestation key, of the key whose public area (TPMT_PUBLIC or
@@ -21,7 +23,7 @@ func (a *AK) VerifyCertify(s Statement, qualifying, public []byte) (*ecdsa.Publi
 	if err != nil {
 		return nil, fmt.Errorf("quote: certified key: %w", err)
 	}
-	errs := []error{att.check(typeCertify, qualifying), verifySignature(a.key, s), p.checkSigning()}
+	errs := []error{att.check(typeCertify, qualifying), verifySignature(a.key, s), p.checkSigning(curveP256)}
 	if att.kind == typeCertify && !bytes.Equal(att.certified, name(p.raw)) {
 		errs = append(errs, fmt.Errorf("%w: of the certified key", ErrName))
 	}
@@ -38,15 +40,15 @@ func (a *AK) VerifyCertify(s Statement, qualifying, public []byte) (*ecdsa.Publi
 	return key, nil
 }
 
-// checkSigning reports every property that disqualifies p as a key of certificates and TLS.
-func (p *publicArea) checkSigning() error {
+// checkSigning reports every property that disqualifies p as a key of certificates and TLS on one of these curves.
+func (p *publicArea) checkSigning(curves ...uint16) error {
 	var errs []error
 	refuse := func(bad bool, why string) {
 		if bad {
 			errs = append(errs, fmt.Errorf("%w: certified key: %s", ErrKey, why))
 		}
 	}
-	refuse(p.kind != algECC || p.curve != curveP256, "not ECC P-256")
+	refuse(p.kind != algECC || !slices.Contains(curves, p.curve), "not ECC "+curveNames(curves))
 	refuse(p.nameAlg != algSHA256, "name algorithm is not SHA-256")
 	refuse(p.attrs&attrSign == 0, "not a signing key")
 	refuse(p.attrs&attrRestricted != 0, "restricted: it signs only what the TPM made")
@@ -55,4 +57,12 @@ func (p *publicArea) checkSigning() error {
 	refuse(p.attrs&attrFixedParent == 0, "not fixedParent: it can leave the TPM")
 	refuse(p.attrs&attrSensitiveDataOrigin == 0, "not sensitiveDataOrigin: it was imported")
 	return errors.Join(errs...)
+}
+
+func curveNames(curves []uint16) string {
+	var names []string
+	for _, c := range curves {
+		names = append(names, map[uint16]string{curveP256: "P-256", curveP384: "P-384"}[c])
+	}
+	return strings.Join(names, " or ")
 }
