@@ -288,7 +288,7 @@ func TestAnotherTPM(t *testing.T) {
 }
 
 // An interposer that answers for the TPM with a key of its own learns nothing: sessions are salted to the pinned key.
-func TestInterposer(t *testing.T) {
+func TestSubstitutedParent(t *testing.T) {
 	s := newSealing(t)
 	s.approve(s.pcrs())
 	mallory := open(t, swtpm.New(t))

@@ -163,6 +163,9 @@ func (v *verifier) certificates() {
 		}
 		v.checkFile(CheckCertificate, path, v.checkIssuing)
 	}
+	if v.files.has(pathTPMKeys) {
+		v.checkFile(CheckAK, pathTPMKeys, v.checkTPMKeys)
+	}
 }
 
 func (v *verifier) checkFile(name CheckName, path string, check func([]byte) error) {

@@ -25,6 +25,7 @@ const (
 	pathEK         = "certs/ek.pem"
 	pathAK         = "certs/ak.pem"
 	pathAKBinding  = "certs/ak-binding.json"
+	pathTPMKeys    = "certs/tpm-keys.json"
 
 	dirLog       = "log/"
 	dirTile      = "log/tile/"
@@ -102,7 +103,7 @@ func sizeLimit(path string) (limit int64, ok bool) {
 	switch path {
 	case pathManifest:
 		return maxManifest, true
-	case pathReadme, pathSelection, pathPolicyText, pathCheckpoint, pathRoot, pathAudit, pathAKCert, pathEK, pathAK, pathAKBinding:
+	case pathReadme, pathSelection, pathPolicyText, pathCheckpoint, pathRoot, pathAudit, pathAKCert, pathEK, pathAK, pathAKBinding, pathTPMKeys:
 		return maxSmall, true
 	case pathEventLog:
 		return maxEventLog, true

@@ -45,6 +45,7 @@ type Certificates struct {
 	EK      []byte
 	AK      []byte // public key (SPKI)
 	Binding []byte // ak-binding.json of tpm/quote
+	TPMKeys []byte // tpm-keys.json of tpm/quote: only where keys are in the TPM
 	Issuing [][]byte
 }
 
@@ -202,6 +203,7 @@ func (w *writer) certificates() error {
 		{pathAudit, c.Audit},
 		{pathEK, c.EK},
 		{pathRoot, c.Root},
+		{pathTPMKeys, c.TPMKeys},
 	} {
 		if err := w.optional(f.path, f.data); err != nil {
 			return err

@@ -83,10 +83,11 @@ type devCommand struct {
 	Listen      string `help:"The address of the HTTPS port; port 0 takes a free one." default:"127.0.0.1:8443"`
 	Demo        bool   `help:"Run the demonstration."`
 	Exit        bool   `help:"Stop after the demonstration; its failure is the exit code."`
+	TPMKeys     bool   `help:"On the first run, make all keys in the software TPM and use no tokens." name:"tpm-keys"`
 	Conformance string `help:"Serve AuthZEN's certification scenario on this loopback host:port, about made-up subjects." placeholder:"HOST:PORT"`
 }
 
 // Run runs the development appliance.
 func (c devCommand) Run(ctx context.Context, log *slog.Logger) error {
-	return dev.Run(ctx, dev.Options{Dir: c.Dir, Listen: c.Listen, Demo: c.Demo, Exit: c.Exit, Conformance: c.Conformance, Out: os.Stdout, Log: log})
+	return dev.Run(ctx, dev.Options{Dir: c.Dir, Listen: c.Listen, Demo: c.Demo, Exit: c.Exit, TPMKeys: c.TPMKeys, Conformance: c.Conformance, Out: os.Stdout, Log: log})
 }

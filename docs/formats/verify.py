@@ -10,7 +10,7 @@ import base64, bisect, collections, datetime, functools, hashlib, hmac, json, os
 MAX_FILES, CLOCK, SILENCE, ORDERLY = 1 << 22, 10, 600, 256  # CLOCK and SILENCE in seconds; ORDERLY: how far a reset may move the counter
 NUM = "(?:0|[1-9][0-9]{0,19})"
 LAYOUT = [(re.compile(pattern), limit) for pattern, limit in [  # bundle.md, Files and Bounds
-    (r"README\.verify|selection\.json|policy\.txt|log/checkpoint|certs/(root|audit|ak|ak-cert|ek)\.pem|certs/ak-binding\.json|evidence/[^/]+\.json", 256 << 10),
+    (r"README\.verify|selection\.json|policy\.txt|log/checkpoint|certs/(root|audit|ak|ak-cert|ek)\.pem|certs/(ak-binding|tpm-keys)\.json|evidence/[^/]+\.json", 256 << 10),
     (rf"certs/(issued/|issuing-){NUM}\.pem|seals/{NUM}\.(txt|quote|quote\.sig|pcrs|nv|nv\.sig)", 256 << 10), (r"MANIFEST\.sha256", 1 << 30),
     (rf"log/tile/[0-9]{{1,2}}/(x[0-9]{{3}}/){{0,5}}[0-9]{{3}}(\.p/{NUM})?", 8 << 10), (rf"entries/{NUM}\.jsonl", 16 << 20), (r"eventlog", 16 << 20),
     (rf"payloads/{NUM}\.jsonl", 88 << 20), (rf"delegators/{NUM}\.jsonl", 5 << 20), (r"policy/[0-9a-f]{64}\.tar\.gz", 64 << 20)]]

@@ -76,7 +76,7 @@ func New(ctx context.Context, c Config, o Options) (a *Appliance, err error) {
 }
 
 func (a *Appliance) openLog(ctx context.Context, indexKey []byte, now func() time.Time) error {
-	key, err := a.devices.audit.Signer(ctx, "pkcs11:token="+a.cfg.Tokens.Audit.Label+";object=audit")
+	key, err := a.devices.audit.key(ctx, "audit")
 	if err != nil {
 		return fmt.Errorf("audit key: %w", err)
 	}

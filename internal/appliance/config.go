@@ -89,8 +89,11 @@ type Tokens struct {
 	Audit   Token `yaml:"audit"`
 }
 
-// Token is one PKCS#11 token.
+// Token is one PKCS#11 token, or with tpm: true keys in the TPM.
 type Token struct {
+	// TPM keeps these keys in the TPM that quotes the log, with files in Dir/keys that only it can use. Module, label, sessions,
+	// isolate and timeout are left out then; pin_file, of at most 32 bytes, is optional, and queue is 16 by default.
+	TPM bool `yaml:"tpm,omitempty"`
 	// Module is the absolute path of the vendor's library.
 	Module string `yaml:"module"`
 	// Label is the token's label.
@@ -274,6 +277,7 @@ func (c *Config) check() error {
 	p.unless(len(c.Names.addresses()) == len(c.Names.IPs), "names.ips", "IP addresses")
 	c.Tokens.Issuing.check(&p, "tokens.issuing")
 	c.Tokens.Audit.check(&p, "tokens.audit")
+	p.unless(c.Witness == nil || !c.Tokens.Audit.TPM, "witness", "its key is Ed25519, which TPMs do not make: tokens.audit must be a PKCS#11 token")
 	p.unless(c.TPM.Path != "", "tpm.path", "missing")
 	_, err = quote.ParseSelection(c.TPM.PCRs)
 	p.unless(err == nil, "tpm.pcrs", "not a PCR selection like sha256:0,1,2")
@@ -336,11 +340,16 @@ func (c *Config) checkProviders(p *problems) {
 }
 
 func (t Token) check(p *problems, field string) {
+	p.unless(t.Queue >= 0 && t.Queue <= 65536, field+".queue", "at most 65536")
+	if t.TPM {
+		p.unless(t == Token{TPM: true, PINFile: t.PINFile, Queue: t.Queue}, field, "with tpm: true only pin_file and queue")
+		p.unless(!strings.HasPrefix(t.PINFile, sealedPrefix), field+".pin_file", "with tpm: true a file or credential:NAME")
+		return
+	}
 	p.unless(filepath.IsAbs(t.Module), field+".module", "an absolute path")
 	p.unless(t.Label != "", field+".label", "missing")
 	p.unless(t.PINFile != "", field+".pin_file", "missing")
 	p.unless(t.PINFile == "" || validPINFile(t.PINFile), field+".pin_file", "a file, credential:NAME or sealed:FILE")
-	p.unless(t.Queue >= 0 && t.Queue <= 65536, field+".queue", "at most 65536")
 }
 
 // path resolves a path of the configuration.

@@ -81,8 +81,11 @@ func (a *Appliance) newWitness(ctx context.Context, now func() time.Time) (*cosi
 // witnessKey finds the key, or makes it with the directory of heads. A key without its heads has signed what nobody here
 // remembers.
 func (a *Appliance) witnessKey(ctx context.Context) (crypto.Signer, error) {
-	uri := "pkcs11:token=" + a.cfg.Tokens.Audit.Label + ";object=" + witnessObject
-	key, err := a.devices.audit.Signer(ctx, uri)
+	token, ok := a.devices.audit.(tokenKeys)
+	if !ok {
+		return nil, errors.New("witness: its key is Ed25519, which TPMs do not make") // the configuration was checked
+	}
+	key, err := token.Signer(ctx, token.uri(witnessObject))
 	made := err == nil
 	if err != nil && !errors.Is(err, hsm.ErrKeyNotFound) {
 		return nil, err
@@ -103,7 +106,7 @@ func (a *Appliance) witnessKey(ctx context.Context) (crypto.Signer, error) {
 	if made {
 		return key, nil
 	}
-	return a.devices.audit.Generate(ctx, witnessObject, hsm.Ed25519)
+	return token.Generate(ctx, witnessObject, hsm.Ed25519)
 }
 
 func exists(path string) bool {

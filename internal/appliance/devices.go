@@ -15,8 +15,8 @@ import (
 
 // devices are what holds the keys.
 type devices struct {
-	issuing *hsm.Token
-	audit   *hsm.Token
+	issuing keyring
+	audit   keyring
 	tpm     *tpm.Device
 	binding quote.Binding // what the ceremony knew of the TPM
 }
@@ -27,8 +27,9 @@ var moduleProcess = []string{"/proc/self/exe", "module"}
 // ServeModule is the process of a token that is isolated: the command "module" of every program that opens one.
 func ServeModule() error { return hsm.ServeModule() }
 
-func (c *Config) openToken(ctx context.Context, t Token, log *slog.Logger) (*hsm.Token, error) {
-	pin, err := c.pin(ctx, t, log)
+// openToken takes the TPM that is open already, if one is: it may keep the PIN.
+func (c *Config) openToken(ctx context.Context, t Token, dev *tpm.Device, log *slog.Logger) (*hsm.Token, error) {
+	pin, err := c.pin(ctx, t, dev, log)
 	if err != nil {
 		return nil, fmt.Errorf("token %q: %w", t.Label, err)
 	}
@@ -54,9 +55,19 @@ func (c *Config) openTokenWith(ctx context.Context, t Token, pin []byte, log *sl
 // openTPM takes the names that the ceremony gave to the attestation key and the counter: others are refused. Before the ceremony
 // there are none.
 func (c *Config) openTPM(ctx context.Context, ceremony quote.Binding, log *slog.Logger) (*tpm.Device, error) {
-	dev, err := tpm.Open(ctx, tpm.Config{
+	cfg := tpm.Config{
 		Path: c.TPM.Path, Timeout: c.TPM.Timeout, PCRs: c.TPM.selection(), AKName: ceremony.AKName, CounterName: ceremony.NVName,
-	}, log.With(slog.String("device", "tpm")))
+	}
+	if ceremony.AKName != nil {
+		srk, err := c.readHeld(ceremony)
+		if err != nil {
+			return nil, err
+		}
+		if srk != nil {
+			cfg.SRKName = srk.Name()
+		}
+	}
+	dev, err := tpm.Open(ctx, cfg, log.With(slog.String("device", "tpm")))
 	if err != nil {
 		return nil, fmt.Errorf("tpm %s: %w", c.TPM.Path, err)
 	}
@@ -70,16 +81,16 @@ func (c *Config) openDevices(ctx context.Context, log *slog.Logger) (d devices, 
 			err = errors.Join(err, d.Close())
 		}
 	}()
-	if d.issuing, err = c.openToken(ctx, c.Tokens.Issuing, log); err != nil {
-		return d, err
-	}
-	if d.audit, err = c.openToken(ctx, c.Tokens.Audit, log); err != nil {
-		return d, err
-	}
 	if d.binding, err = c.readBinding(); err != nil {
 		return d, err
 	}
 	if d.tpm, err = c.openTPM(ctx, d.binding, log); err != nil {
+		return d, err
+	}
+	if d.issuing, err = c.openKeys(ctx, "issuing", c.Tokens.Issuing, d.tpm, log); err != nil {
+		return d, err
+	}
+	if d.audit, err = c.openKeys(ctx, "audit", c.Tokens.Audit, d.tpm, log); err != nil {
 		return d, err
 	}
 	return d, errors.Join(c.checkTPM(ctx, d.tpm, d.binding), c.checkToken(ctx, d.issuing), c.checkToken(ctx, d.audit))
@@ -97,8 +108,9 @@ func (c *Config) checkTPM(ctx context.Context, dev *tpm.Device, ceremony quote.B
 }
 
 // checkToken refuses a software token outside development. It is the module's own word: a check against mistakes.
-func (c *Config) checkToken(ctx context.Context, t *hsm.Token) error {
-	if c.Development {
+func (c *Config) checkToken(ctx context.Context, keys keyring) error {
+	t, ok := keys.(tokenKeys)
+	if c.Development || !ok {
 		return nil
 	}
 	info, err := t.Info(ctx)
@@ -116,14 +128,16 @@ func isSoftHSM(info hsm.Info) bool {
 }
 
 // Close closes what is open, the keys last.
-func (d devices) Close() error {
+func (d devices) Close() error { return closeAll(d.tpm, d.audit, d.issuing) }
+
+func closeAll(dev *tpm.Device, rings ...keyring) error {
 	var errs []error
-	if d.tpm != nil {
-		errs = append(errs, d.tpm.Close())
+	if dev != nil {
+		errs = append(errs, dev.Close())
 	}
-	for _, t := range []*hsm.Token{d.audit, d.issuing} {
-		if t != nil {
-			errs = append(errs, t.Close())
+	for _, k := range rings {
+		if k != nil {
+			errs = append(errs, k.Close())
 		}
 	}
 	return errors.Join(errs...)

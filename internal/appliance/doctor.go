@@ -62,16 +62,18 @@ const (
 func Doctor(ctx context.Context, c Config, log *slog.Logger) Diagnosis {
 	keys, trustErr := c.certified()
 	d := Diagnosis{OK: true}
-	for _, l := range []looking{
-		{idModule, tokenIssuing, func(ctx context.Context) []Finding {
-			return c.examineToken(ctx, tokenIssuing, c.Tokens.Issuing, keys, log)
-		}},
-		{idModule, tokenAudit, func(ctx context.Context) []Finding { return c.examineToken(ctx, tokenAudit, c.Tokens.Audit, keys, log) }},
-		{idTPM, c.TPM.Path, func(ctx context.Context) []Finding { return c.examineTPM(ctx, log) }},
-		{idCertificates, c.pkiDir(), func(context.Context) []Finding { return c.examineCertificates(trustErr) }},
-		{idDir, c.Dir, func(context.Context) []Finding { return c.examineFiles(time.Now()) }},
-		{idClockNTP, "kernel", func(context.Context) []Finding { return []Finding{examineNTP()} }},
-	} {
+	var looks []looking
+	for subject, t := range c.serving() {
+		if !t.TPM {
+			looks = append(looks, looking{idModule, subject, func(ctx context.Context) []Finding { return c.examineToken(ctx, subject, t, keys, log) }})
+		}
+	}
+	for _, l := range append(looks,
+		looking{idTPM, c.TPM.Path, func(ctx context.Context) []Finding { return c.examineTPM(ctx, keys, log) }},
+		looking{idCertificates, c.pkiDir(), func(context.Context) []Finding { return c.examineCertificates(trustErr) }},
+		looking{idDir, c.Dir, func(context.Context) []Finding { return c.examineFiles(time.Now()) }},
+		looking{idClockNTP, "kernel", func(context.Context) []Finding { return []Finding{examineNTP()} }},
+	) {
 		d.Checks = append(d.Checks, l.bounded(ctx)...)
 	}
 	for _, f := range d.Checks {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -38,6 +39,13 @@ const (
 	tokenAudit   = "token audit"
 )
 
+// serving are the places of the keys that serving needs.
+func (c *Config) serving() iter.Seq2[string, Token] {
+	return func(yield func(string, Token) bool) {
+		_ = yield(tokenIssuing, c.Tokens.Issuing) && yield(tokenAudit, c.Tokens.Audit)
+	}
+}
+
 // certified gives the certificate of each key, by token and label, as the ceremony left them.
 func (c *Config) certified() (map[string]map[string]*x509.Certificate, error) {
 	t, err := c.loadTrust()
@@ -61,7 +69,7 @@ func (c *Config) certified() (map[string]map[string]*x509.Certificate, error) {
 // examineToken says of each step how it went; what follows a step that failed is skipped.
 func (c *Config) examineToken(ctx context.Context, subject string, t Token, certs map[string]map[string]*x509.Certificate, log *slog.Logger) []Finding {
 	labels := slices.Sorted(maps.Keys(certs[subject]))
-	pin, pinErr := c.pin(ctx, t, log)
+	pin, pinErr := c.pin(ctx, t, nil, log)
 	defer clear(pin)
 	if pinErr != nil {
 		pin = []byte{} // so that what the file holds is not presented in its place

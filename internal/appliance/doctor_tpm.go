@@ -3,13 +3,17 @@ package appliance
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	firmwarenotes "github.com/signet-pki/signet/firmware-notes"
 	"github.com/signet-pki/signet/tpm"
 	"github.com/signet-pki/signet/tpm/quote"
 )
@@ -35,7 +39,7 @@ const (
 	lostWithClear = "the log can never be sealed again: keep DIR as evidence and hold a new ceremony"
 )
 
-func (c *Config) examineTPM(ctx context.Context, log *slog.Logger) []Finding {
+func (c *Config) examineTPM(ctx context.Context, certs map[string]map[string]*x509.Certificate, log *slog.Logger) []Finding {
 	out := []Finding{c.examineAccess()}
 	if out[0].Status == Fail {
 		return append(out, skipped(idTPM, c.TPM.Path, idTPMAccess))
@@ -56,11 +60,53 @@ func (c *Config) examineTPM(ctx context.Context, log *slog.Logger) []Finding {
 		return append(out, tpmAway(c.TPM.Path, err))
 	}
 	chip := describedTPM(info)
+	if c.Tokens.servedByTPM() {
+		chip.uses |= firmwarenotes.Signing
+	}
 	out = append(out, good(idTPM, c.TPM.Path, fmt.Sprintf("%s %s, firmware %s", info.Manufacturer, info.Vendor, chip.device.Firmware)), c.genuineTPM(info))
 	out = append(out, chip.advisories()...)
 	out = append(out, c.examineIdentity(ctx, dev, binding, health)...)
 	out = append(out, examineHealth(health)...)
+	out = append(out, c.examineHeld(ctx, dev, certs)...)
 	return append(out, c.examinePCRs(ctx, dev))
+}
+
+// examineHeld looks whether each key that the configuration has in the TPM is there, and has its certificate.
+func (c *Config) examineHeld(ctx context.Context, dev *tpm.Device, certs map[string]map[string]*x509.Certificate) []Finding {
+	var out []Finding
+	for subject, t := range c.serving() {
+		if !t.TPM {
+			continue
+		}
+		chip, err := c.openChip(strings.TrimPrefix(subject, "token "), t, dev)
+		if err != nil {
+			out = append(out, bad(idPINFile, subject, err.Error(), "without it no key in the TPM can be used", "the file of tokens.…pin_file"))
+			continue
+		}
+		out = append(out, heldKeys(ctx, chip, subject, certs[subject])...)
+	}
+	return out
+}
+
+func heldKeys(ctx context.Context, chip *chipKeys, subject string, certs map[string]*x509.Certificate) []Finding {
+	if len(certs) == 0 {
+		return []Finding{skipped(idKeys, subject, idCertificates)}
+	}
+	var out []Finding
+	for _, label := range slices.Sorted(maps.Keys(certs)) {
+		switch key, err := chip.key(ctx, label); {
+		case err != nil:
+			out = append(out, bad(idKeyExists, subject+", key "+label, err.Error(), "nothing can be signed with it",
+				"bring back DIR/keys and the TPM of the ceremony; without them, a new ceremony"))
+		case !same(key.Public(), certs[label].PublicKey):
+			out = append(out, bad(idKeyCertPair, subject+", key "+label, "another key than that of "+label+".pem", "what it signs verifies nowhere",
+				"bring back DIR/keys of the ceremony, or the certificate that belongs to it"))
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, good(idKeys, subject, fmt.Sprintf("%d keys are in the TPM, and belong to their certificates", len(certs))))
+	}
+	return out
 }
 
 func tpmAway(path string, err error) Finding {

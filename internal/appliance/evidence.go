@@ -109,6 +109,7 @@ func (c *Config) certificates(t trust) (bundle.Certificates, error) {
 		{"ak-cert.pem", &out.AKCert, true},
 		{bindingFile, &out.Binding, true},
 		{ekFile, &out.EK, false},
+		{heldFile, &out.TPMKeys, false},
 	} {
 		b, err := os.ReadFile(filepath.Join(c.pkiDir(), f.name))
 		if err != nil && (f.need || !errors.Is(err, os.ErrNotExist)) {

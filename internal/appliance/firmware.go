@@ -29,7 +29,7 @@ func describedToken(what string, info hsm.Info) described {
 	}}
 }
 
-// describedTPM is the TPM that quotes. Keys that issue or sign the log are in the tokens.
+// describedTPM is the TPM that quotes. Keys that issue or sign the log are in the tokens, unless the configuration has them here.
 func describedTPM(info tpm.Info) described {
 	v := info.Firmware
 	return described{what: "tpm", uses: firmwarenotes.Attesting | firmwarenotes.Agreeing, device: firmwarenotes.Device{
@@ -40,19 +40,28 @@ func describedTPM(info tpm.Info) described {
 
 // describe asks the devices who they are.
 func (d devices) describe(ctx context.Context) ([]described, error) {
-	issuing, err := d.issuing.Info(ctx)
+	info, err := d.tpm.Info(ctx)
 	if err != nil {
 		return nil, err
 	}
-	audit, err := d.audit.Info(ctx)
-	if err != nil {
-		return nil, err
+	chip := describedTPM(info)
+	var out []described
+	for _, r := range []struct {
+		what string
+		keys keyring
+	}{{"token issuing", d.issuing}, {"token audit", d.audit}} {
+		t, ok := r.keys.(tokenKeys)
+		if !ok {
+			chip.uses |= firmwarenotes.Signing
+			continue
+		}
+		info, err := t.Info(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, describedToken(r.what, info))
 	}
-	chip, err := d.tpm.Info(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return []described{describedToken("token issuing", issuing), describedToken("token audit", audit), describedTPM(chip)}, nil
+	return append(out, chip), nil
 }
 
 // firmware knows what the devices last said of themselves.

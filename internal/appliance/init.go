@@ -20,7 +20,6 @@ import (
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/ca/ceremony"
 	"github.com/signet-pki/signet/delegation"
-	"github.com/signet-pki/signet/hsm"
 	"github.com/signet-pki/signet/internal/durable"
 	"github.com/signet-pki/signet/policy/opa"
 	"github.com/signet-pki/signet/tpm"
@@ -49,7 +48,9 @@ func Init(ctx context.Context, c Config, log *slog.Logger) error {
 
 // checkFresh refuses a directory in which an appliance exists.
 func (c *Config) checkFresh(plan ceremony.Plan) error {
-	for _, p := range []string{c.logDir(), c.indexKey(), filepath.Join(c.pkiDir(), bindingFile), filepath.Join(c.pkiDir(), ekFile)} {
+	for _, p := range []string{
+		c.logDir(), c.indexKey(), c.keysDir(), filepath.Join(c.pkiDir(), bindingFile), filepath.Join(c.pkiDir(), ekFile), filepath.Join(c.pkiDir(), heldFile),
+	} {
 		if _, err := os.Lstat(p); err == nil {
 			return fmt.Errorf("%s exists; a ceremony never overwrites", p)
 		}
@@ -68,7 +69,7 @@ const (
 
 // ceremonyKeys are the devices of a ceremony; it generates keys where they belong.
 type ceremonyKeys struct {
-	root, issuing, audit *hsm.Token
+	root, issuing, audit keyring
 	tpm                  *tpm.Device
 	auditKey             crypto.Signer
 }
@@ -80,50 +81,42 @@ func (c *Config) openCeremony(ctx context.Context, log *slog.Logger) (k *ceremon
 			err = errors.Join(err, k.Close())
 		}
 	}()
+	if k.tpm, err = c.openTPM(ctx, quote.Binding{}, log); err != nil {
+		return k, err
+	}
 	for _, t := range []struct {
-		cfg Token
-		tok **hsm.Token
-	}{{c.Tokens.Root, &k.root}, {c.Tokens.Issuing, &k.issuing}, {c.Tokens.Audit, &k.audit}} {
-		if *t.tok, err = c.openToken(ctx, t.cfg, log); err != nil {
+		name string
+		cfg  Token
+		keys *keyring
+	}{{"root", c.Tokens.Root, &k.root}, {"issuing", c.Tokens.Issuing, &k.issuing}, {"audit", c.Tokens.Audit, &k.audit}} {
+		if *t.keys, err = c.openKeys(ctx, t.name, t.cfg, k.tpm, log); err != nil {
 			return k, err
 		}
 	}
-	k.tpm, err = c.openTPM(ctx, quote.Binding{}, log)
-	return k, err
+	return k, nil
 }
 
 // Close closes the devices.
-func (k *ceremonyKeys) Close() error {
-	var errs []error
-	if k.tpm != nil {
-		errs = append(errs, k.tpm.Close())
-	}
-	for _, t := range []*hsm.Token{k.audit, k.issuing, k.root} {
-		if t != nil {
-			errs = append(errs, t.Close())
-		}
-	}
-	return errors.Join(errs...)
-}
+func (k *ceremonyKeys) Close() error { return closeAll(k.tpm, k.audit, k.issuing, k.root) }
 
-// Generate makes the key of a role in its token: the root apart from what serves every day.
+// Generate makes the key of a role in its device: the root apart from what serves every day.
 func (k *ceremonyKeys) Generate(ctx context.Context, role ceremony.Role, label string) (crypto.Signer, string, error) {
-	token, alg := k.issuing, hsm.P256
+	keys, strong := k.issuing, false
 	switch role {
 	case ceremony.RoleRoot:
-		token, alg = k.root, hsm.P384
+		keys, strong = k.root, true
 	case ceremony.RoleAudit:
-		token = k.audit
+		keys = k.audit
 	case ceremony.RoleAgentCA, ceremony.RoleServiceCA, ceremony.RoleJWT:
 	}
-	key, err := token.Generate(ctx, label, alg)
+	key, uri, err := keys.generate(ctx, label, strong)
 	if err != nil {
 		return nil, "", err
 	}
 	if role == ceremony.RoleAudit {
 		k.auditKey = key
 	}
-	return key, key.URI(), nil
+	return key, uri, nil
 }
 
 // hold runs the ceremony and keeps its results.
@@ -131,6 +124,11 @@ func (k *ceremonyKeys) hold(ctx context.Context, c Config, plan ceremony.Plan) e
 	binding, ak, err := k.bindTPM(ctx)
 	if err != nil {
 		return err
+	}
+	if c.Tokens.inTPM() {
+		if err := ensureSRK(ctx, k.tpm); err != nil {
+			return err
+		}
 	}
 	now := time.Now()
 	result, err := ceremony.Run(ctx, plan, k, ak.Public(), now)
@@ -141,6 +139,9 @@ func (k *ceremonyKeys) hold(ctx context.Context, c Config, plan ceremony.Plan) e
 		return err
 	}
 	if err := c.writeBinding(binding); err != nil {
+		return err
+	}
+	if err := c.writeHeld(ctx, k.tpm, k.root, k.issuing, k.audit); err != nil {
 		return err
 	}
 	indexKey := make([]byte, 32)

@@ -33,9 +33,9 @@ func validPINFile(p string) bool {
 	return p != sealedPrefix
 }
 
-// pin unseals the PIN of a token whose configuration says so; the caller clears it. Nothing is for a PIN in a file. On an error
-// the token is not to be asked: it would count a wrong PIN.
-func (c *Config) pin(ctx context.Context, t Token, log *slog.Logger) ([]byte, error) {
+// pin unseals the PIN of a token whose configuration says so, with the TPM if it is open already; the caller clears it. Nothing is
+// for a PIN in a file. On an error the token is not to be asked: it would count a wrong PIN.
+func (c *Config) pin(ctx context.Context, t Token, dev *tpm.Device, log *slog.Logger) ([]byte, error) {
 	if name, ok := strings.CutPrefix(t.PINFile, credentialPrefix); ok && os.Getenv(credentialsDirectory) == "" {
 		return nil, fmt.Errorf("pin_no_credential: the service manager gave no credential %s: LoadCredential= or LoadCredentialEncrypted= of the unit", name)
 	}
@@ -50,11 +50,12 @@ func (c *Config) pin(ctx context.Context, t Token, log *slog.Logger) ([]byte, er
 	if sealed.Token() != t.Label {
 		return nil, fmt.Errorf("pin_other_token: %s is for token %q", path, sealed.Token())
 	}
-	dev, err := c.openTPM(ctx, quote.Binding{}, log)
-	if err != nil {
-		return nil, err
+	if dev == nil {
+		if dev, err = c.openTPM(ctx, quote.Binding{}, log); err != nil {
+			return nil, err
+		}
+		defer dev.Close() //nolint:errcheck // nothing was written
 	}
-	defer dev.Close() //nolint:errcheck // nothing was written
 	pin, err := dev.UnsealPIN(ctx, sealed)
 	if err != nil {
 		return nil, whySealed(path, err)

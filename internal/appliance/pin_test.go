@@ -94,7 +94,7 @@ func (c *custody) update() { c.tool("tpm2_pcrextend", "4:sha256="+strings.Repeat
 // opens is a start: word is how the refusal begins, after the token's name.
 func (c *custody) opens(what string, t Token, word string) {
 	c.Helper()
-	tok, err := c.cfg.openToken(c.Context(), t, slog.New(slog.DiscardHandler))
+	tok, err := c.cfg.openToken(c.Context(), t, nil, slog.New(slog.DiscardHandler))
 	if err == nil {
 		must(c, tok.Close())
 	}
@@ -130,7 +130,7 @@ func TestSealedPINAtStart(t *testing.T) {
 	for range 4 { // more often than a token with three tries would bear
 		c.opens("after an update", issuing, "pin_not_approved")
 	}
-	_, err := c.cfg.openToken(t.Context(), issuing, slog.New(slog.DiscardHandler))
+	_, err := c.cfg.openToken(t.Context(), issuing, nil, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "PCR 4 is ") || !strings.Contains(err.Error(), "signetd pin pcrs") || strings.Contains(err.Error(), "PCR 5") {
 		t.Errorf("neither what differs nor the fix: %v", err)
 	}

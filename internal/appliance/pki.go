@@ -17,7 +17,6 @@ import (
 	"github.com/signet-pki/signet/ca"
 	"github.com/signet-pki/signet/ca/lint"
 	"github.com/signet-pki/signet/delegation/chain"
-	"github.com/signet-pki/signet/hsm"
 	"github.com/signet-pki/signet/tpm/quote"
 )
 
@@ -75,7 +74,7 @@ func (c *Config) loadSeries(name string) ([]*x509.Certificate, error) {
 }
 
 // newCertifier finds the key of each issuing CA, once.
-func (c *Config) newCertifier(ctx context.Context, t trust, issuing *hsm.Token, now func() time.Time) (*certifier, error) {
+func (c *Config) newCertifier(ctx context.Context, t trust, issuing keyring, now func() time.Time) (*certifier, error) {
 	out := &certifier{now: now}
 	for n, cert := range t.agents {
 		i, err := c.newIssuer(ctx, cert, t.root, issuing, "agent-ca-"+strconv.Itoa(n+1), ca.Profile{
@@ -102,8 +101,8 @@ func (c *Config) newCertifier(ctx context.Context, t trust, issuing *hsm.Token, 
 // operatorTTL is the life of the longest-lived certificate of the service CAs.
 const operatorTTL = 30 * 24 * time.Hour
 
-func (c *Config) newIssuer(ctx context.Context, cert, root *x509.Certificate, token *hsm.Token, label string, p ca.Profile) (*ca.Issuer, error) {
-	key, err := token.Signer(ctx, "pkcs11:token="+c.Tokens.Issuing.Label+";object="+label)
+func (c *Config) newIssuer(ctx context.Context, cert, root *x509.Certificate, keys keyring, label string, p ca.Profile) (*ca.Issuer, error) {
+	key, err := keys.key(ctx, label)
 	if err != nil {
 		return nil, fmt.Errorf("pki: key of %s: %w", label, err)
 	}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/signet-pki/signet/delegation"
 	"github.com/signet-pki/signet/delegation/chain"
-	"github.com/signet-pki/signet/hsm"
 )
 
 // statements signs with the JWT key. It is safe for concurrent use.
@@ -32,8 +31,8 @@ type contextSigner interface {
 }
 
 // newStatements finds the JWT key, and compares it with its certificate: relying services know it by that alone.
-func (c *Config) newStatements(ctx context.Context, t trust, token *hsm.Token) (*statements, error) {
-	key, err := token.Signer(ctx, "pkcs11:token="+c.Tokens.Issuing.Label+";object=jwt")
+func (c *Config) newStatements(ctx context.Context, t trust, keys keyring) (*statements, error) {
+	key, err := keys.key(ctx, "jwt")
 	if err != nil {
 		return nil, fmt.Errorf("pki: JWT key: %w", err)
 	}

@@ -32,9 +32,12 @@ const (
 func devicesDir(dir string) string { return filepath.Join(dir, "devices") }
 
 // config is the appliance's configuration for where dir and the port are now.
-func config(dir, addr string, d *devkit.Devices) (appliance.Config, error) {
+func config(dir, addr string, d *devkit.Devices, inTPM bool) (appliance.Config, error) {
 	url := "https://" + addr
 	token := func(label string) appliance.Token {
+		if inTPM {
+			return appliance.Token{TPM: true, Queue: 64}
+		}
 		return appliance.Token{Module: d.Module(), Label: label, PINFile: devkit.PINFile(devicesDir(dir), label)}
 	}
 	load := appliance.Quota{Rate: 50_000, Burst: 500_000} // load tests are of one orchestrator, one user and one service

@@ -32,6 +32,8 @@ type Options struct {
 	Listen string // host:port; port 0 takes a free one
 	Demo   bool   // run the demonstration once the appliance is ready
 	Exit   bool   // stop after it
+	// TPMKeys keeps all keys in the software TPM; it is for the first run, later ones find them there.
+	TPMKeys bool
 	// Conformance is where to serve AuthZEN's certification scenario, a loopback host:port; nowhere by default.
 	Conformance string
 	Out         io.Writer
@@ -86,6 +88,9 @@ func provision(ctx context.Context, dir, addr string, o Options) error {
 		if !devkit.Provisioned(devicesDir(dir)) {
 			return fmt.Errorf("dev: %s exists and is no development appliance", dir)
 		}
+		if o.TPMKeys && !keysInTPM(dir) {
+			return fmt.Errorf("dev: the keys of %s are in tokens", dir)
+		}
 		return nil
 	}
 	o.Log.Info("making a development appliance", slog.String("dir", dir))
@@ -122,7 +127,7 @@ func holdCeremony(ctx context.Context, dir, addr string, o Options) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, devices.Stop()) }()
-	cfg, err := config(dir, addr, devices)
+	cfg, err := config(dir, addr, devices, o.TPMKeys)
 	if err != nil {
 		return err
 	}
@@ -133,7 +138,7 @@ func holdCeremony(ctx context.Context, dir, addr string, o Options) (err error) 
 // serve runs the appliance, and the demonstration beside it.
 func serve(ctx context.Context, dir string, ln net.Listener, devices *devkit.Devices, o Options) error {
 	addr := ln.Addr().String()
-	cfg, err := config(dir, addr, devices)
+	cfg, err := config(dir, addr, devices, keysInTPM(dir))
 	if err != nil {
 		return err
 	}
@@ -187,6 +192,9 @@ func guide(ctx context.Context, a *appliance.Appliance, dir string, cfg applianc
 	}
 	return nil
 }
+
+// keysInTPM tells by the directory that the ceremony makes.
+func keysInTPM(dir string) bool { return exists(filepath.Join(dir, "keys")) }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
