@@ -136,8 +136,8 @@ func closeAll(dev *tpm.Device, rings ...keyring) error {
 		errs = append(errs, dev.Close())
 	}
 	for _, k := range rings {
-		if k != nil {
-			errs = append(errs, k.Close())
+		if t, ok := k.(tokenKeys); ok { // keys in the TPM end with it
+			errs = append(errs, t.Close())
 		}
 	}
 	return errors.Join(errs...)

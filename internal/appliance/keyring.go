@@ -26,7 +26,6 @@ type keyring interface {
 	Check(ctx context.Context) error
 	// Ready says at once, asking nobody, whether a signature could be tried now.
 	Ready() error
-	Close() error
 }
 
 var (
@@ -155,9 +154,6 @@ func (k *chipKeys) generate(ctx context.Context, label string, strong bool) (con
 	k.made[label] = key
 	return key, "tpm:file=" + k.name + "/" + label + ".pem", nil
 }
-
-// Close leaves the TPM open: others use it, too.
-func (k *chipKeys) Close() error { return nil }
 
 // inTPM tells whether there are keys in the TPM.
 func (t Tokens) inTPM() bool { return t.Root.TPM || t.servedByTPM() }
