@@ -20,7 +20,12 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the expected output in testdata/script")
 
+// TestMain is the command, too: for scripts by its name, and as the process of a PKCS#11 module by its argument.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "module" {
+		main()
+		return
+	}
 	testscript.Main(m, map[string]func(){"signetd": main})
 }
 
