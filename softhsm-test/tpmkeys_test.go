@@ -26,7 +26,9 @@ func TestKeysInTPM(t *testing.T) {
 	}
 	t.Run("signet-verify", func(t *testing.T) { verifierAccepts(t, filepath.Join(dir, "demo")) })
 	t.Run("fsck", func(t *testing.T) { fsck(t, dir) })
-	t.Run("doctor", func(t *testing.T) { doctorIsPleased(t, dir, "hsm_keys         token issuing: 9 keys are in the TPM", "hsm_keys         token audit: 1 keys are in the TPM") })
+	t.Run("doctor", func(t *testing.T) {
+		doctorIsPleased(t, dir, "hsm_keys         token issuing: 9 keys are in the TPM", "hsm_keys         token audit: 1 keys are in the TPM")
+	})
 	t.Run("no keys in tokens", func(t *testing.T) { tokensAreEmpty(t, dir) })
 	t.Run("statements", func(t *testing.T) { everyKeyIsCertified(t, dir) })
 	t.Run("spoiled", func(t *testing.T) { spoiled(t, dir) })
