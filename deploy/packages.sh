@@ -30,6 +30,8 @@ if [ "${1:-}" = test ]; then
 	need curl curl
 	need strace strace
 	need gnutls-bin gnutls-cli
+	# Custodians sign with it.
+	need openssh-client ssh-keygen
 	# OpenSSL's provider for TPMs, another reader of key files.
 	need tpm2-openssl "/usr/lib/$(gcc -print-multiarch 2>/dev/null)/ossl-modules/tpm2.so"
 	# A collector of syslog, and its TLS.

@@ -312,6 +312,13 @@ type PolicyApproval struct {
 	Time     time.Time `json:"time"`
 }
 
+// Act is something that custodians agreed to, and is recorded before it is carried out. Both are the exact bytes: of the act as
+// package custody reads it, and of the armored signatures.
+type Act struct {
+	Act        []byte   `json:"act"`
+	Signatures [][]byte `json:"signatures"`
+}
+
 // AnchorBody is a state of the TPM's counter.
 type AnchorBody struct {
 	Reset   uint32 `json:"reset"`

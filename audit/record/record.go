@@ -68,12 +68,13 @@ const (
 	TypeMalformed    Type = "malformed"
 	TypeEnrollment   Type = "enrollment"
 	TypeAlarm        Type = "alarm"
+	TypeAct          Type = "act"
 )
 
 // types are all of the above.
 var types = [...]Type{
 	TypeDecision, TypeIssue, TypeDeny, TypeToken, TypeGrant, TypeTask, TypeSeal, TypeEnrollment, TypeRevoke, TypeMalformed, TypeIssueFailed,
-	TypeIssueUnknown, TypeTokenFailed, TypeRedact, TypeAdmin, TypePolicy, TypeDevice, TypePrune, TypeAlarm, TypeCeremony,
+	TypeIssueUnknown, TypeTokenFailed, TypeRedact, TypeAdmin, TypePolicy, TypeDevice, TypePrune, TypeAlarm, TypeCeremony, TypeAct,
 }
 
 // Valid reports whether t is one of the types above.

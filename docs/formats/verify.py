@@ -14,7 +14,7 @@ LAYOUT = [(re.compile(pattern), limit) for pattern, limit in [  # bundle.md, Fil
     (rf"certs/(issued/|issuing-){NUM}\.pem|seals/{NUM}\.(txt|quote|quote\.sig|pcrs|nv|nv\.sig)", 256 << 10), (r"MANIFEST\.sha256", 1 << 30),
     (rf"log/tile/[0-9]{{1,2}}/(x[0-9]{{3}}/){{0,5}}[0-9]{{3}}(\.p/{NUM})?", 8 << 10), (rf"entries/{NUM}\.jsonl", 16 << 20), (r"eventlog", 16 << 20),
     (rf"payloads/{NUM}\.jsonl", 88 << 20), (rf"delegators/{NUM}\.jsonl", 5 << 20), (r"policy/[0-9a-f]{64}\.tar\.gz", 64 << 20)]]
-TYPES = set("ceremony grant task issue issue_failed issue_unknown token token_failed deny decision revoke redact admin policy device seal prune malformed enrollment alarm".split())
+TYPES = set("ceremony grant task issue issue_failed issue_unknown token token_failed deny decision revoke redact admin policy device seal prune malformed enrollment alarm act".split())
 KEYS = set("v type time code task grant agent parent orchestrator service operator user policy payload_hash body".split())
 SEAL = re.compile(rf"signet/seal@v1\n(\S+)\n({NUM})\n(.{{44}})\n({NUM})\n([0-9a-f]{{64}})\n({NUM})\n({NUM})\.({NUM})\n(.{{20}})\n")
 PAYLOAD = re.compile(f'{{"index":({NUM}),"salt":"([A-Za-z0-9+/=]*)","payload":"([A-Za-z0-9+/=]*)"}}')

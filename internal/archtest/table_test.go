@@ -53,6 +53,7 @@ var table = []row{
 	{pattern: "audit", imports: []string{"store", "audit/record", "audit/merkle", "audit/checkpoint", "audit/keytree", "internal/durable"}},
 	{pattern: "audit/record", imports: []string{"audit/merkle", "audit/checkpoint"}, pure: true},
 	{pattern: "audit/keytree", pure: true},
+	{pattern: "audit/custody", imports: []string{"audit/record"}, never: noVerifier, pure: true},
 	{pattern: "audit/ocsf", imports: []string{"audit/record"}, pure: true},
 	{pattern: "audit/merkle", imports: []string{"audit/record", "audit/checkpoint"}, pure: true},
 	{pattern: "audit/checkpoint", imports: []string{"audit/record", "audit/merkle"}, pure: true},
