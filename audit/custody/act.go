@@ -157,6 +157,24 @@ func validOrigin(s string) bool {
 	return s != "" && len(s) <= 255 && utf8.ValidString(s)
 }
 
+// Successors is the set that an act of kind [ChangeCustodians] puts in the place of the one that agrees to it.
+func (a Act) Successors() (Set, error) {
+	if a.Kind != ChangeCustodians {
+		return Set{}, fmt.Errorf("%w: the act is %s, not %s", ErrInvalid, a.Kind, ChangeCustodians)
+	}
+	d, err := record.DecodeBody[struct {
+		Custodians json.RawMessage `json:"custodians"`
+	}](record.Envelope{Type: record.TypeAct, Body: a.Detail})
+	if err != nil {
+		return Set{}, fmt.Errorf("%w: detail: %w", ErrInvalid, err)
+	}
+	var text bytes.Buffer // the act has it indented
+	if err := json.Compact(&text, d.Custodians); err != nil {
+		return Set{}, fmt.Errorf("%w: detail: %w", ErrInvalid, err)
+	}
+	return ParseSet(text.Bytes())
+}
+
 // Check says whether the act is for this log and may still be carried out at the time now. Clocks may be apart by skew.
 func (a Act) Check(kind Kind, origin string, now time.Time, skew time.Duration) error {
 	switch {

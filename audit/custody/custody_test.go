@@ -211,6 +211,37 @@ func TestActCheck(t *testing.T) {
 	}
 }
 
+func TestSuccessors(t *testing.T) {
+	s, err := custody.NewSet(2, members())
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := s.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(kind custody.Kind, detail string) (custody.Set, error) {
+		a := act(s)
+		a.Kind, a.Detail = kind, json.RawMessage(detail)
+		again, err := custody.ParseAct(text(t, a))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return again.Successors()
+	}
+	if next, err := change(custody.ChangeCustodians, `{"custodians":`+string(set)+`}`); err != nil || next.ID() != s.ID() {
+		t.Error(next, err)
+	}
+	for kind, detail := range map[custody.Kind]string{custody.Init: `{"custodians":` + string(set) + `}`, custody.ChangeCustodians: `{"custodians":{"threshold":1,"custodians":[]}}`} {
+		if next, err := change(kind, detail); !errors.Is(err, custody.ErrInvalid) || next.Threshold() != 0 {
+			t.Errorf("%s %s: %v, %v", kind, detail, next, err)
+		}
+	}
+	if _, err := change(custody.ChangeCustodians, `{}`); !errors.Is(err, custody.ErrInvalid) {
+		t.Error(err)
+	}
+}
+
 func TestApproved(t *testing.T) {
 	s, people := custodian.Three(t)
 	b := text(t, act(s))

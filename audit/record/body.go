@@ -24,6 +24,9 @@ type Ceremony struct {
 	AgentCAs      []string `json:"agent_cas"`
 	ServiceCAs    []string `json:"service_cas"`
 	PolicyDigest  string   `json:"policy_digest"`
+
+	// Custodians is their set as package custody writes it; absent where nobody can agree to an act.
+	Custodians json.RawMessage `json:"custodians,omitempty"`
 }
 
 // GrantBody tells what a user consented to. The user is the pseudonym in the envelope.
