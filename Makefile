@@ -15,7 +15,7 @@ GOLANGCI_VERSION := v2.15.0
 GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 
 # Packages that must also compile to WebAssembly: no clock, network or device (docs/decisions/0002-layout-and-imports.md).
-PURE := audit/record audit/merkle audit/checkpoint audit/keytree audit/custody audit/witness audit/bundle audit/ocsf delegation/chain delegation/event delegation/evidence delegation/quota delegation/workload tpm/quote ca/lint policy
+PURE := audit/record audit/merkle audit/checkpoint audit/keytree audit/custody audit/rotation audit/witness audit/bundle audit/ocsf delegation/chain delegation/event delegation/evidence delegation/quota delegation/workload tpm/quote ca/lint policy
 
 # Two packages at a time: each may drive a SoftHSM and a swtpm of its own, under the race detector.
 TEST_P ?= 2

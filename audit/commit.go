@@ -158,6 +158,7 @@ func (l *Log) failed(err error) error {
 
 // publish makes a durable head visible.
 func (l *Log) publish(p *plan) {
+	l.takeRotations(p.accepted)
 	l.snap.Store(p.next)
 	if p.work {
 		l.work.Store(p.next.tree.Size())

@@ -35,9 +35,11 @@ type Quoter interface {
 
 // Config describes a log. Zero durations and sizes take the defaults named beside them.
 type Config struct {
-	Dir      string        // holds everything of the log, mode 0700
-	Origin   string        // name of the log and of its key, like appliance.example/log
-	Signer   crypto.Signer // ECDSA P-256. Fsck needs only its Public.
+	Dir    string        // holds everything of the log, mode 0700
+	Origin string        // name of the log and of its key, like appliance.example/log
+	Signer crypto.Signer // ECDSA P-256, the key that leaf 0 names. Fsck needs only its Public.
+	// Keys finds a later audit key by its label; nil: there is none.
+	Keys     func(ctx context.Context, label string) (crypto.Signer, error)
 	Quoter   Quoter
 	IndexKey []byte // 32 secret bytes that key the index terms
 	// PCRs are the registers that Quoter quotes, in the order of their values in a Statement.

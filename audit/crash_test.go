@@ -101,6 +101,16 @@ func runChild(t *testing.T, dir, point string, acks int) map[uint64]string {
 	return acked
 }
 
+// killed runs a child that kills itself.
+func killed(t *testing.T, test, dir, point string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+test+"$")
+	cmd.Env = append(os.Environ(), childDir+"="+dir, childPoint+"="+point)
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("the child was not killed: %v\n%s", err, out)
+	}
+}
+
 func TestKill(t *testing.T) {
 	for _, point := range []string{"commit", "committed", "headed", "pending", "incremented", "quoted", "sealed", ""} {
 		t.Run("at "+point, func(t *testing.T) {

@@ -3,18 +3,16 @@ package audit
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"github.com/signet-pki/signet/audit/checkpoint"
 	"github.com/signet-pki/signet/audit/merkle"
 	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/audit/rotation"
 	"github.com/signet-pki/signet/store"
 )
 
@@ -26,7 +24,7 @@ const maxFindings = 1000
 
 // Finding is one thing that is wrong.
 type Finding struct {
-	What   string // entry payload payload_keys pruned index state tile head heads_log seal
+	What   string // entry payload payload_keys pruned index state tile head heads_log rotation seal
 	Index  uint64 // of the entry, tile or seal; 0: of state that no entry makes
 	Detail string
 }
@@ -60,13 +58,9 @@ func Fsck(ctx context.Context, cfg Config) (_ Report, err error) {
 	if err != nil {
 		return Report{}, err
 	}
-	pub, ok := cfg.Signer.Public().(*ecdsa.PublicKey)
-	if !ok {
-		return Report{}, errors.New("audit: fsck: signer has no ECDSA key")
-	}
-	verifier, err := checkpoint.NewVerifier(cfg.Origin, pub)
+	first, err := newSigners(cfg.Origin, cfg.Signer)
 	if err != nil {
-		return Report{}, fmt.Errorf("audit: fsck: %w", err)
+		return Report{}, err
 	}
 	unlock, err := lock(cfg.Dir)
 	if err != nil {
@@ -77,7 +71,7 @@ func Fsck(ctx context.Context, cfg Config) (_ Report, err error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("audit: fsck: %w", err)
 	}
-	f := fsck{cfg: cfg, db: db, verifier: verifier}
+	f := fsck{cfg: cfg, db: db, keys: first.keys, rotations: map[uint64]string{}}
 	f.readKeys()
 	err = f.run(ctx)
 	return f.report, errors.Join(err, db.Close(), discard())
@@ -118,23 +112,24 @@ func dropScratch(dir string) error {
 }
 
 type fsck struct {
-	cfg      Config
-	db       *store.DB
-	vault    *vault
-	verifier note.Verifier
-	report   Report
+	cfg    Config
+	db     *store.DB
+	vault  *vault
+	keys   *rotation.Keys
+	report Report
 
-	head     head
-	tree     merkle.Tree
-	leaves   []merkle.Hash      // read, not yet in the tree
-	roots    map[uint64][]claim // by size
-	digests  map[uint64]string  // of seals, as their leaves tell, by number
-	indexed  uint64             // keys of the index that the entries have
-	absent   []uint64           // payloads
-	redacted map[uint64]bool    // entries that redact entries name
-	pruned   pruned             // what the store says
-	prunes   map[uint64]uint64  // to what prune entries prune, by index
-	found    map[Anchor]bool    // states of the TPM that device entries tell, Restart zeroed
+	head      head
+	tree      merkle.Tree
+	leaves    []merkle.Hash      // read, not yet in the tree
+	roots     map[uint64][]claim // by size
+	digests   map[uint64]string  // of seals, as their leaves tell, by number
+	indexed   uint64             // keys of the index that the entries have
+	absent    []uint64           // payloads
+	redacted  map[uint64]bool    // entries that redact entries name
+	pruned    pruned             // what the store says
+	prunes    map[uint64]uint64  // to what prune entries prune, by index
+	rotations map[uint64]string  // envelopes of rotation entries that the store keeps beside them, by index
+	found     map[Anchor]bool    // states of the TPM that device entries tell, Restart zeroed
 }
 
 // claim is a root that something else than the tree tells.
@@ -169,6 +164,7 @@ func (f *fsck) run(ctx context.Context) error {
 	}
 	f.roots[c.Size] = append(f.roots[c.Size], claim{what: "head", index: c.Size, root: c.Root})
 	f.readHeadsLog()
+	f.readRotations()
 	seals, err := f.readSeals(ctx)
 	if err == nil {
 		err = f.readState(ctx)
@@ -209,6 +205,34 @@ func (f *fsck) readHeadsLog() {
 	}
 }
 
+// readRotations follows the audit keys, and notes the roots that old ones vouch for.
+func (f *fsck) readRotations() {
+	changes, err := readRotations(f.db)
+	if err != nil {
+		f.report.add(whatRotation, 0, "%v", err)
+	}
+	for _, p := range changes {
+		var next *rotation.Keys
+		var vouched checkpoint.Checkpoint
+		if p.Proof == "" {
+			next, err = f.keys.Follow(p.Index, p.Envelope)
+		} else {
+			next, vouched, err = f.keys.FollowProof(p)
+		}
+		if err == nil && p.Index >= f.head.checkpoint.Size {
+			err = errors.New("it is beyond the head")
+		}
+		if err != nil {
+			f.report.add(whatRotation, p.Index, "%v", err)
+			return
+		}
+		f.keys, f.rotations[p.Index] = next, string(p.Envelope)
+		if p.Proof != "" {
+			f.roots[vouched.Size] = append(f.roots[vouched.Size], claim{what: whatRotation, index: p.Index, root: vouched.Root})
+		}
+	}
+}
+
 // readSeals reads all seals, checks each by itself and notes the roots that they claim.
 func (f *fsck) readSeals(ctx context.Context) ([]sealRef, error) {
 	last, err := loadSeal(f.db)
@@ -245,7 +269,7 @@ func (f *fsck) checkSeal(n uint64, sealed checkpoint.Sealed, seal checkpoint.Sea
 	if seal.Number != n || sealed.Number != n || seal.Origin != f.cfg.Origin {
 		f.report.add("seal", n, "says that it is number %d of %q", seal.Number, seal.Origin)
 	}
-	c, err := checkpoint.Open(sealed.Checkpoint, f.verifier)
+	c, err := f.keys.Open(sealed.Checkpoint)
 	if err != nil {
 		f.report.add("seal", n, "checkpoint: %v", err)
 	} else if c.Size != seal.Size || c.Root != seal.Root || c.Origin != seal.Origin {
@@ -269,6 +293,9 @@ func (f *fsck) readEntries(ctx context.Context) error {
 			f.readEntry(t, l.index, l.envelope)
 		} else {
 			f.report.Pruned++
+		}
+		if change, ok := f.rotations[l.index]; ok && record.LeafHash([]byte(change)) != l.hash {
+			f.report.add(whatRotation, l.index, "is not the change of the audit key that the store knows")
 		}
 		f.leaves = append(f.leaves, l.hash)
 		next := l.index + 1
@@ -308,6 +335,10 @@ func (f *fsck) readEntry(t *store.Txn, index uint64, envelope []byte) {
 		}
 		for _, l := range leaves {
 			f.redacted[l] = true
+		}
+	case record.TypeRotation:
+		if f.rotations[index] != string(envelope) {
+			f.report.add(whatRotation, index, "the store does not know of this change of the audit key")
 		}
 	case record.TypePrune:
 		body, err := record.PruneOf(env, index)

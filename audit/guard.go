@@ -30,6 +30,11 @@ func (l *Log) guard() {
 	} else if err := p.check(l.db, snap); err != nil {
 		l.state.fault("pruned", err)
 	}
+	if snap == nil {
+		// nothing to compare them with
+	} else if err := l.loadRotations(); err != nil {
+		l.state.fault("rotation", err)
+	}
 	if err := checkHeads(l.cfg.Dir, l.db, l.Head()); err != nil {
 		l.state.fault("heads_log", err)
 	}
@@ -190,7 +195,7 @@ func (l *Log) checkSeal(ref *sealRef) error {
 	if ref == nil {
 		return nil
 	}
-	c, err := checkpoint.Open(ref.sealed.Checkpoint, l.verifier)
+	c, err := l.Keys().Open(ref.sealed.Checkpoint)
 	if err != nil {
 		return err
 	}

@@ -17,19 +17,20 @@ import (
 // The keys in the store. Numbers are big-endian, so that order of keys is order of numbers. docs/formats/log.md has the
 // values.
 const (
-	prefixEntry   = "e/"         // e/<index>: the envelope
-	prefixPayload = "p/"         // p/<index>: salt, payload; of entries before payloads were sealed
-	prefixSealed  = "x/"         // x/<index>: salt and payload under the entry's key
-	prefixTerm    = "i/"         // i/<16 bytes of HMAC-SHA256(IndexKey, kind 0x00 id)><index>: empty
-	prefixTile    = "t/"         // t/<level, one byte><index>: a complete tile
-	prefixState   = "s/"         // s/<key>: expiry in Unix milliseconds (0 = never), value; with the top bit set it is sealed
-	prefixSeal    = "q/"         // q/<number>: checkpoint.Sealed as JSON
-	keyHead       = "m/head"     // checkpoint body and commit time
-	keyPending    = "m/pending"  // text of the seal in flight
-	keyLastSeal   = "m/lastseal" // its number, JSON
-	keyErased     = "m/erased"   // erasures as JSON; absent: payloads have no keys yet
-	keyPruned     = "m/pruned"   // pruned as JSON; absent: nothing ever was
-	keyAnchor     = "m/anchor"   // where the TPM is expected: Anchor as JSON
+	prefixEntry    = "e/"         // e/<index>: the envelope
+	prefixPayload  = "p/"         // p/<index>: salt, payload; of entries before payloads were sealed
+	prefixSealed   = "x/"         // x/<index>: salt and payload under the entry's key
+	prefixTerm     = "i/"         // i/<16 bytes of HMAC-SHA256(IndexKey, kind 0x00 id)><index>: empty
+	prefixTile     = "t/"         // t/<level, one byte><index>: a complete tile
+	prefixState    = "s/"         // s/<key>: expiry in Unix milliseconds (0 = never), value; with the top bit set it is sealed
+	prefixRotation = "k/"         // k/<number>: rotation.Proof of the change to that audit key as JSON; its proof is empty until the old key vouched
+	prefixSeal     = "q/"         // q/<number>: checkpoint.Sealed as JSON
+	keyHead        = "m/head"     // checkpoint body and commit time
+	keyPending     = "m/pending"  // text of the seal in flight
+	keyLastSeal    = "m/lastseal" // its number, JSON
+	keyErased      = "m/erased"   // erasures as JSON; absent: payloads have no keys yet
+	keyPruned      = "m/pruned"   // pruned as JSON; absent: nothing ever was
+	keyAnchor      = "m/anchor"   // where the TPM is expected: Anchor as JSON
 )
 
 const (

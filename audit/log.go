@@ -11,7 +11,6 @@ package audit
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,8 +19,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-
-	"golang.org/x/mod/sumdb/note"
 
 	"github.com/signet-pki/signet/audit/checkpoint"
 	"github.com/signet-pki/signet/audit/merkle"
@@ -38,19 +35,18 @@ const (
 
 // Log is an open log. See [Open].
 type Log struct {
-	cfg      Config
-	unlock   func()
-	db       *store.DB
-	vault    *vault
-	erasing  sync.Mutex    // one erasure at a time
-	pruning  sync.Mutex    // likewise
-	toPrune  chan struct{} // a prune entry was written
-	pruned   atomic.Pointer[pruned]
-	heads    *heads // the committer's; nil when read-only
-	signer   note.Signer
-	verifier note.Verifier
-	ballast  *durable.Ballast
-	limits   limits
+	cfg     Config
+	unlock  func()
+	db      *store.DB
+	vault   *vault
+	erasing sync.Mutex    // one erasure at a time
+	pruning sync.Mutex    // likewise
+	toPrune chan struct{} // a prune entry was written
+	pruned  atomic.Pointer[pruned]
+	heads   *heads // the committer's; nil when read-only
+	signers *signers
+	ballast *durable.Ballast
+	limits  limits
 
 	queue   chan *item
 	intake  sync.RWMutex // held for reading while sending to queue
@@ -163,15 +159,8 @@ func newLog(cfg Config) (*Log, error) {
 	l.pruned.Store(&pruned{})
 	l.state.sealed = make(chan struct{})
 	var err error
-	if l.signer, err = checkpoint.NewSigner(cfg.Origin, cfg.Signer); err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
-	}
-	pub, ok := cfg.Signer.Public().(*ecdsa.PublicKey)
-	if !ok {
-		return nil, errors.New("audit: signer has no ECDSA key")
-	}
-	if l.verifier, err = checkpoint.NewVerifier(cfg.Origin, pub); err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+	if l.signers, err = newSigners(cfg.Origin, cfg.Signer); err != nil {
+		return nil, err
 	}
 	if l.ballast, err = durable.NewBallast(filepath.Join(cfg.Dir, ballastName), cfg.Ballast); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
@@ -199,6 +188,9 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 		return nil, err
 	}
 	l.guard()
+	if err := l.findSigner(ctx); err != nil {
+		return nil, errors.Join(err, l.closeFiles())
+	}
 	l.openKeys(ctx)
 	l.startWriting()
 	l.greet(ctx)

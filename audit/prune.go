@@ -78,14 +78,7 @@ func checkPrune(db *store.DB, snap *snapshot, to, index uint64) error {
 	if err != nil {
 		return err
 	}
-	hashes, err := tiles{db: db, snap: snap}.Tile(0, index/chunk, int(index%chunk)+1)
-	if err != nil {
-		return err
-	}
-	if leaf := record.LeafHash(envelope); [32]byte(hashes[len(hashes)-len(leaf):]) != leaf {
-		return fmt.Errorf("prune entry %d is not the leaf at its place", index)
-	}
-	return nil
+	return checkLeaf(db, snap, index, envelope)
 }
 
 // Minimum is C2SP tlog-tiles' minimum index: entries from the second bundle of 256 up to it were pruned. 0: none were.
@@ -180,6 +173,7 @@ func (l *Log) Prune(ctx context.Context, e record.Entry) (Position, error) {
 	}
 	next := *l.pruned.Load()
 	next.From, next.Next = body.From, body.To
+	it.room = maxPruned
 	it.placed = func(index uint64) (pair, error) {
 		next.NextEntry = index
 		return next.write()

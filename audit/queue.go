@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/audit/rotation"
 	"github.com/signet-pki/signet/store"
 )
 
@@ -35,6 +36,8 @@ type item struct {
 	stale    [][]byte                         // keys of state that go if what they hold still belongs to an entry before first
 	first    uint64                           // of stale
 	placed   func(index uint64) (pair, error) // what is written beside the entry, once its place is known
+	room     int                              // for what placed gives
+	change   *rotation.Proof                  // of the audit key, once it is placed
 	internal bool                             // the log's own: seals and device events
 	work     bool                             // makes the log busy
 	own      string                           // the method that alone may write it: Erase or Prune
@@ -89,6 +92,8 @@ func writerOf(t record.Type) string {
 		return "Erase"
 	case record.TypePrune:
 		return "Prune"
+	case record.TypeRotation:
+		return "Rotate"
 	default:
 		return ""
 	}
@@ -123,7 +128,7 @@ func (it *item) measure() {
 		add(len(key), 0)
 	}
 	if it.placed != nil {
-		add(len(keyPruned), maxPruned)
+		add(len(keyPruned), it.room)
 	}
 }
 

@@ -16,7 +16,8 @@ const (
 	whatIndex = "index"
 	whatTile  = "tile"
 
-	whatPruned = "pruned"
+	whatPruned   = "pruned"
+	whatRotation = "rotation"
 )
 
 // ErrNotDerived: something else than the index and the tiles is wrong. That is evidence, and nothing here changes it.

@@ -51,7 +51,7 @@ func (l *Log) last(ctx context.Context) error {
 	if l.state.isBroken() {
 		return nil
 	}
-	return errors.Join(l.seal(ctx), l.sign())
+	return errors.Join(l.seal(ctx), l.sign(ctx))
 }
 
 // pace decides when something that may fail is due next.
@@ -155,7 +155,7 @@ func (l *Log) trySeal(ctx context.Context, s *schedule) {
 }
 
 func (l *Log) trySign(ctx context.Context, s *schedule) {
-	err := l.sign()
+	err := l.sign(ctx)
 	now := time.Now()
 	if err == nil {
 		s.sign.succeeded(now.Add(l.cfg.CheckpointInterval))
@@ -167,12 +167,16 @@ func (l *Log) trySign(ctx context.Context, s *schedule) {
 }
 
 // sign signs the newest durable head.
-func (l *Log) sign() error {
+func (l *Log) sign(ctx context.Context) error {
 	if err := l.state.refusal(); err != nil {
 		return err
 	}
 	c := l.Head()
-	signed, err := checkpoint.Sign(c, l.signer)
+	signer, err := l.signerAt(ctx, c.Size)
+	if err != nil {
+		return err
+	}
+	signed, err := checkpoint.Sign(c, signer)
 	if err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
@@ -238,7 +242,12 @@ func (l *Log) prove(ctx context.Context, text []byte) (checkpoint.Sealed, checkp
 		return checkpoint.Sealed{}, seal, fmt.Errorf("audit: seal in flight: %w", err)
 	}
 	sealed := checkpoint.Sealed{Number: seal.Number, Text: text}
-	note, err := checkpoint.Sign(checkpoint.Checkpoint{Origin: seal.Origin, Size: seal.Size, Root: seal.Root}, l.signer)
+	signer, err := l.signerAt(ctx, seal.Size)
+	if err != nil {
+		l.state.setSigning(err)
+		return sealed, seal, err
+	}
+	note, err := checkpoint.Sign(checkpoint.Checkpoint{Origin: seal.Origin, Size: seal.Size, Root: seal.Root}, signer)
 	if err != nil {
 		l.state.setSigning(err)
 		return sealed, seal, fmt.Errorf("audit: %w", err)

@@ -75,6 +75,7 @@ const (
 var types = [...]Type{
 	TypeDecision, TypeIssue, TypeDeny, TypeToken, TypeGrant, TypeTask, TypeSeal, TypeEnrollment, TypeRevoke, TypeMalformed, TypeIssueFailed,
 	TypeIssueUnknown, TypeTokenFailed, TypeRedact, TypeAdmin, TypePolicy, TypeDevice, TypePrune, TypeAlarm, TypeCeremony, TypeAct,
+	TypeRotation,
 }
 
 // Valid reports whether t is one of the types above.
