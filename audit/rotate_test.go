@@ -226,10 +226,16 @@ func TestOpenWithoutTheKeyInForce(t *testing.T) {
 // TestRotationTampered changes what the store keeps of a change of key.
 func TestRotationTampered(t *testing.T) {
 	for name, change := range map[string]func(p *rotation.Proof) bool{
-		"gone":            func(*rotation.Proof) bool { return false },
-		"another place":   func(p *rotation.Proof) bool { p.Index++; return true },
-		"another entry":   func(p *rotation.Proof) bool { p.Envelope = bytes.Replace(p.Envelope, []byte("audit-2"), []byte("audit-9"), 1); return true },
-		"another key":     func(p *rotation.Proof) bool { p.Envelope = bytes.Replace(p.Envelope, []byte(`"key":"M`), []byte(`"key":"N`), 1); return true },
+		"gone":          func(*rotation.Proof) bool { return false },
+		"another place": func(p *rotation.Proof) bool { p.Index++; return true },
+		"another entry": func(p *rotation.Proof) bool {
+			p.Envelope = bytes.Replace(p.Envelope, []byte("audit-2"), []byte("audit-9"), 1)
+			return true
+		},
+		"another key": func(p *rotation.Proof) bool {
+			p.Envelope = bytes.Replace(p.Envelope, []byte(`"key":"M`), []byte(`"key":"N`), 1)
+			return true
+		},
 		"not vouched for": func(p *rotation.Proof) bool { p.Proof = strings.Replace(p.Proof, "\n— ", "\n— x", 1); return true },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/signet-pki/signet/audit/checkpoint"
 	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/audit/rotation"
 	"github.com/signet-pki/signet/tpm/quote"
 )
 
@@ -22,7 +23,9 @@ const sealOne = 1
 type anchors struct {
 	origin, domain string
 	roots          []*x509.Certificate
-	audit          *ecdsa.PublicKey
+	audit          *ecdsa.PublicKey // the first one, if those of the log can be followed from it
+	keys           *rotation.Keys
+	turns          []turn
 	ak             *quote.AK
 	nvName         []byte
 	pcrs           quote.Selection
@@ -100,8 +103,24 @@ func decode(text string, parse func([]byte) error) error {
 	return parse(raw)
 }
 
-// anchorsFrom takes the anchors of the auditor, or those that leaf 0 pins. With a trust file it reports each difference.
-func anchorsFrom(p *pins, trust *Trust, t *tally) anchors {
+// anchorsFrom takes the anchors of the auditor, or those that leaf 0 pins, and follows the audit keys. With a trust file it reports
+// each difference; its audit key is any of the log's.
+func anchorsFrom(p *pins, changes []rotation.Proof, file string, trust *Trust, t *tally) anchors {
+	var keys *rotation.Keys
+	var turns []turn
+	if p != nil {
+		keys, turns = follow(p.Origin, p.audit, changes, file, t)
+	}
+	a := anchorsOf(p, keys, trust, t)
+	if a.keys = keys; trust != nil && (keys == nil || !keys.Has(trust.audit)) {
+		turns, a.audit = nil, trust.audit
+		a.keys, _ = follow(trust.origin, trust.audit, nil, file, t)
+	}
+	a.turns = turns
+	return a
+}
+
+func anchorsOf(p *pins, keys *rotation.Keys, trust *Trust, t *tally) anchors {
 	if trust == nil {
 		if p == nil {
 			return anchors{}
@@ -113,8 +132,7 @@ func anchorsFrom(p *pins, trust *Trust, t *tally) anchors {
 		return a
 	}
 	a := anchors{
-		origin: trust.origin, domain: trust.domain, roots: trust.roots, audit: trust.audit, nvName: trust.nvName,
-		pcrs: trust.pcrs, accepted: trust.accepted,
+		origin: trust.origin, domain: trust.domain, roots: trust.roots, nvName: trust.nvName, pcrs: trust.pcrs, accepted: trust.accepted,
 	}
 	if p == nil {
 		t.fail(CheckTrust, place{}, "the evidence names no anchors to compare with the trust file")
@@ -126,7 +144,7 @@ func anchorsFrom(p *pins, trust *Trust, t *tally) anchors {
 	}{
 		{p.Origin == trust.origin, "origin"},
 		{p.TrustDomain == trust.domain, "trust domain"},
-		{p.audit != nil && p.audit.Equal(trust.audit), "audit key"},
+		{keys != nil && keys.Has(trust.audit), "audit key"},
 		{p.ak != nil && bytes.Equal(p.ak.Name(), trust.akName), "attestation key"},
 		{bytes.Equal(p.nvName, trust.nvName), "NV index"},
 		{p.pcrs == trust.pcrs, "PCR selection"},
@@ -138,7 +156,7 @@ func anchorsFrom(p *pins, trust *Trust, t *tally) anchors {
 		}
 		t.fail(CheckTrust, place{}, "%s is not that of the trust file", c.what)
 	}
-	if p.ak != nil && bytes.Equal(p.ak.Name(), trust.akName) {
+	if a.audit = p.audit; p.ak != nil && bytes.Equal(p.ak.Name(), trust.akName) {
 		a.ak = p.ak
 	}
 	return a

@@ -82,6 +82,10 @@ func (v *verifier) entries(ctx context.Context) error {
 	for _, s := range v.sealed {
 		sizes = append(sizes, min(s.Size, v.head.Size))
 	}
+	for _, turn := range v.anchors.turns {
+		sizes = append(sizes, min(turn.index+1, v.head.Size))
+	}
+	slices.Sort(sizes)
 	v.byTile = newGrowth(append(sizes, v.head.Size), v.files.read)
 	workers := make([]workspace, v.opts.Parallel)
 	slots := make([]chunkResult, 2*v.opts.Parallel)
@@ -307,7 +311,7 @@ func factOf(env record.Envelope) (f fact, err error) {
 		}
 	case record.TypeTokenFailed:
 		f.unsigned, err = unsignedOf(env)
-	case record.TypeCeremony:
+	case record.TypeCeremony, record.TypeRotation:
 	case record.TypeRevoke:
 		f.revoke, err = revokeOf(env)
 	case record.TypeAlarm:
@@ -356,6 +360,7 @@ func (v *verifier) take(r *chunkResult) {
 	if v.byEntry != nil {
 		v.byEntry.append(r.leaves, nil)
 	}
+	v.turned(r, tile)
 	v.byTile.append(tile, r.root)
 	if room := MaxFindings - len(v.bad); room > 0 {
 		v.bad = append(v.bad, r.bad[:min(room, len(r.bad))]...)

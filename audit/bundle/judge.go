@@ -77,6 +77,7 @@ func (v *verifier) judge() {
 		v.tally.fail(CheckCheckpoint, in(pathCheckpoint), "its root is not that of the %d leaves here", v.head.Size)
 	}
 	v.roots(chosen)
+	v.turnedTrees(chosen)
 }
 
 // roots compares each seal with the tree at its size.

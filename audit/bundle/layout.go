@@ -7,6 +7,7 @@ import (
 
 	"github.com/signet-pki/signet/audit/merkle"
 	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/audit/rotation"
 	"github.com/signet-pki/signet/delegation/chain"
 	"github.com/signet-pki/signet/delegation/evidence"
 )
@@ -17,6 +18,7 @@ const (
 	pathReadme     = "README.verify"
 	pathPolicyText = "policy.txt"
 	pathCheckpoint = "log/checkpoint"
+	pathRotations  = "log/rotations.jsonl"
 	pathEventLog   = "eventlog"
 	pathSelection  = "selection.json"
 	pathRoot       = "certs/root.pem"
@@ -107,6 +109,8 @@ func sizeLimit(path string) (limit int64, ok bool) {
 		return maxSmall, true
 	case pathEventLog:
 		return maxEventLog, true
+	case pathRotations:
+		return rotation.MaxProofs, true
 	}
 	if strings.HasPrefix(path, dirTile) {
 		_, _, _, err := merkle.ParsePath(strings.TrimPrefix(path, dirLog))

@@ -11,6 +11,7 @@ import (
 	"github.com/signet-pki/signet/audit/checkpoint"
 	"github.com/signet-pki/signet/audit/merkle"
 	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/audit/rotation"
 	"github.com/signet-pki/signet/tpm/quote"
 )
 
@@ -35,6 +36,8 @@ type Receipt struct {
 	Proof    string         `json:"proof"`          // C2SP tlog-proof, to the sealed checkpoint if there is a seal
 	Seal     *ReceiptSeal   `json:"seal,omitempty"` // nil: not sealed yet, so that the log's own signature is all there is
 	Anchors  ReceiptAnchors `json:"anchors"`
+	// Rotations lead from the anchors' audit key to the one that signed the proof's checkpoint.
+	Rotations []rotation.Proof `json:"rotations,omitempty"`
 }
 
 // ReceiptSeal is a seal with both statements of the TPM.
@@ -117,6 +120,8 @@ func ParseReceipt(data []byte) (Receipt, error) {
 		return Receipt{}, fmt.Errorf("bundle: %w: envelope or payload out of bounds", ErrReceipt)
 	case len(r.Salt) != 0 && len(r.Salt) != record.SaltSize, len(r.Salt) == 0 && len(r.Payload) > 0:
 		return Receipt{}, fmt.Errorf("bundle: %w: salt", ErrReceipt)
+	case len(r.Rotations) >= rotation.MaxKeys:
+		return Receipt{}, fmt.Errorf("bundle: %w: too many changes of the audit key", ErrReceipt)
 	case r.Proof == "":
 		return Receipt{}, fmt.Errorf("bundle: %w: proof is missing", ErrReceipt)
 	}
@@ -155,7 +160,7 @@ func VerifyReceipt(r Receipt, trust *Trust) Report {
 	t := newTally()
 	p, err := r.Anchors.pins()
 	t.check(CheckReceipt, in(fileReceipt), err)
-	a := anchorsFrom(p, trust, t)
+	a := anchorsFrom(p, r.Rotations, fileReceipt, trust, t)
 	env, err := record.Check(r.Envelope)
 	t.check(CheckEntry, at(r.Index, fileReceipt), err)
 	head, err := r.included(&a)

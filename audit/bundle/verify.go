@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"runtime"
 	"slices"
@@ -180,7 +179,7 @@ func (v *verifier) ceremony() {
 		v.pins, err = parsePins(line)
 	}
 	v.tally.check(CheckCeremony, at(0, entriesPath(0)), err)
-	v.anchors = anchorsFrom(v.pins, v.opts.Trust, v.tally)
+	v.anchors = anchorsFrom(v.pins, v.readRotations(), pathRotations, v.opts.Trust, v.tally)
 }
 
 // checkpoint opens the signed head. An unsigned one is still used, as a claim, to find what else is wrong.
@@ -218,18 +217,10 @@ func (v *verifier) checkpoint() {
 }
 
 func (a *anchors) open(signed []byte) (checkpoint.Checkpoint, error) {
-	if a.audit == nil {
+	if a.keys == nil {
 		return checkpoint.Checkpoint{}, errors.New("no audit key to verify with")
 	}
-	verifier, err := checkpoint.NewVerifier(a.origin, a.audit)
-	if err != nil {
-		return checkpoint.Checkpoint{}, err
-	}
-	head, err := checkpoint.Open(signed, verifier)
-	if err == nil && head.Origin != a.origin {
-		err = fmt.Errorf("it is of another log, %q", head.Origin)
-	}
-	return head, err
+	return a.keys.Open(signed)
 }
 
 // note keeps what later checks need to know of an entry.
@@ -269,6 +260,8 @@ func (v *verifier) note(f *fact) {
 		v.noteAlarm(f)
 	case record.TypePrune:
 		v.notePrune(f)
+	case record.TypeRotation:
+		v.noteRotation(f.index)
 	}
 }
 

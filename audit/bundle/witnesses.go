@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/signet-pki/signet/audit/checkpoint"
 	"github.com/signet-pki/signet/audit/merkle"
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/audit/witness"
@@ -103,19 +102,15 @@ func (a *anchors) cosignatures(t *tally, signed []byte, trust *Trust, own *witne
 }
 
 func (a *anchors) judge(policy *witness.Policy, signed []byte) (witness.Verdict, error) {
-	if a.audit == nil || signed == nil {
+	if a.keys == nil || signed == nil {
 		return witness.Verdict{}, errors.New("no audit key, or no checkpoint, to look for witnesses of")
 	}
-	key, err := checkpoint.VerifierKey(a.origin, a.audit)
+	key, log, err := a.keys.Claimed(signed)
 	if err != nil {
 		return witness.Verdict{}, err
 	}
 	if !policy.Lists(key) {
 		return witness.Verdict{}, errors.New("the policy does not list this log's key")
-	}
-	log, err := checkpoint.NewVerifier(a.origin, a.audit)
-	if err != nil {
-		return witness.Verdict{}, err
 	}
 	return policy.Judge(signed, log)
 }

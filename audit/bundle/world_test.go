@@ -24,6 +24,7 @@ import (
 	"github.com/signet-pki/signet/audit/checkpoint"
 	"github.com/signet-pki/signet/audit/merkle"
 	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/audit/rotation"
 	"github.com/signet-pki/signet/delegation/chain"
 	"github.com/signet-pki/signet/tpm/quote"
 )
@@ -69,6 +70,9 @@ type world struct {
 	links    map[uint64]string
 	evidence map[string][]byte
 	policy   map[string][]byte
+
+	rotations []rotation.Proof
+	later     []*ecdsa.PrivateKey // audit keys after the first
 
 	user, subject string // whom a story is about
 }
@@ -215,10 +219,7 @@ func (w *world) next() checkpoint.Seal {
 // sealAs lets a test choose the text.
 func (w *world) sealAs(seal checkpoint.Seal) checkpoint.Sealed {
 	w.t.Helper()
-	signer, err := checkpoint.NewSigner(origin, w.audit)
-	must(w.t, err)
-	signed, err := checkpoint.Sign(checkpoint.Checkpoint{Origin: origin, Size: seal.Size, Root: seal.Root}, signer)
-	must(w.t, err)
+	signed := w.sign(w.keyAt(seal.Size), checkpoint.Checkpoint{Origin: origin, Size: seal.Size, Root: seal.Root})
 	sealed := checkpoint.Sealed{Number: seal.Number, Text: seal.Text(), Checkpoint: signed}
 	sealed.Quote, sealed.QuoteSig, sealed.PCRs = w.tpm.quote(w.t, seal.Digest())
 	sealed.NV, sealed.NVSig = w.tpm.certify(w.t, seal.Digest())
@@ -291,7 +292,7 @@ func (w *world) Policy(_ context.Context, digest string) ([]byte, error) {
 func (w *world) options() bundle.WriteOptions {
 	_, _, akKey := w.tpm.public()
 	return bundle.WriteOptions{
-		Head: w.seals[len(w.seals)-1], Attachments: w, LogPolicy: []byte("log " + origin + "\n"),
+		Head: w.seals[len(w.seals)-1], Attachments: w, Rotations: w.rotations, LogPolicy: []byte("log " + origin + "\n"),
 		Certificates: bundle.Certificates{
 			Root: pemOf("CERTIFICATE", w.root.cert.Raw), Audit: pemOf("PUBLIC KEY", spki(w.t, &w.audit.PublicKey)), AKCert: pemOf("CERTIFICATE", w.akCert),
 			AK: pemOf("PUBLIC KEY", spki(w.t, akKey)), Binding: w.binding(),

@@ -8,9 +8,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/signet-pki/signet/audit/checkpoint"
 	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/audit/rotation"
 )
 
 // Source is the log that a bundle is taken from.
@@ -56,9 +58,10 @@ type WriteOptions struct {
 	Selection    *Selection        // whose payloads and attachments are wanted; nil: all
 	Minimum      uint64            // entries from the second file up to it were pruned, and the payloads of the first: a bundle from 0 begins there
 	Certificates Certificates
-	Attachments  Attachments // nil: none
-	LogPolicy    []byte      // policy.txt (C2SP tlog-policy); empty: left out
-	EventLog     []byte      // the platform's; empty: left out
+	Rotations    []rotation.Proof // of the audit keys, as far as they count in the sealed tree
+	Attachments  Attachments      // nil: none
+	LogPolicy    []byte           // policy.txt (C2SP tlog-policy); empty: left out
+	EventLog     []byte           // the platform's; empty: left out
 }
 
 // Write streams a bundle to sink, the manifest last. Equal inputs give equal bytes. Memory does not grow with the entries, but with an
@@ -118,6 +121,7 @@ func (w *writer) run() error {
 	for _, step := range []func() error{
 		w.certificates,
 		func() error { return w.file(pathCheckpoint, w.opts.Head.Checkpoint) },
+		w.rotations,
 		w.tiles,
 		func() error { return w.entries(from, to) },
 		func() error { return w.seals(first) },
@@ -189,6 +193,16 @@ func (w *writer) firstSeal(from uint64) (uint64, error) {
 		}
 	}
 	return low, nil
+}
+
+// rotations leaves out the change that the sealed tree ends in, or that it does not have.
+func (w *writer) rotations() error {
+	list := slices.DeleteFunc(slices.Clone(w.opts.Rotations), func(p rotation.Proof) bool { return p.Index+1 >= w.head.Size })
+	data, err := rotation.MarshalProofs(list)
+	if err != nil {
+		return err
+	}
+	return w.optional(pathRotations, data)
 }
 
 func (w *writer) certificates() error {

@@ -18,6 +18,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/signet-pki/signet/audit/checkpoint"
 	"github.com/signet-pki/signet/audit/record"
 )
@@ -204,15 +206,7 @@ func parseKey(origin string, spki []byte) (*ecdsa.PublicKey, error) {
 // Open verifies a signed checkpoint with the one key that may sign a tree of its size. Errors match checkpoint.ErrMalformed or
 // checkpoint.ErrUnsigned.
 func (k *Keys) Open(signed []byte) (checkpoint.Checkpoint, error) {
-	body, _, found := bytes.Cut(signed, []byte("\n\n"))
-	if !found {
-		return checkpoint.Checkpoint{}, fmt.Errorf("%w: no signature", checkpoint.ErrMalformed)
-	}
-	claim, err := checkpoint.ParseBody(append(bytes.Clone(body), '\n'))
-	if err != nil {
-		return checkpoint.Checkpoint{}, err
-	}
-	verifier, err := checkpoint.NewVerifier(k.origin, k.At(claim.Size).Public)
+	_, verifier, err := k.Claimed(signed)
 	if err != nil {
 		return checkpoint.Checkpoint{}, err
 	}
@@ -221,4 +215,23 @@ func (k *Keys) Open(signed []byte) (checkpoint.Checkpoint, error) {
 		err = fmt.Errorf("%w: it is of another log, %q", checkpoint.ErrUnsigned, c.Origin)
 	}
 	return c, err
+}
+
+// Claimed is the one key that may have signed a checkpoint, by the size that it claims, in the form of transparency tools and as a
+// verifier. Errors match checkpoint.ErrMalformed.
+func (k *Keys) Claimed(signed []byte) (text string, v note.Verifier, err error) {
+	body, _, found := bytes.Cut(signed, []byte("\n\n"))
+	if !found {
+		return "", nil, fmt.Errorf("%w: no signature", checkpoint.ErrMalformed)
+	}
+	claim, err := checkpoint.ParseBody(append(bytes.Clone(body), '\n'))
+	if err != nil {
+		return "", nil, err
+	}
+	key := k.At(claim.Size).Public
+	if text, err = checkpoint.VerifierKey(k.origin, key); err != nil {
+		return "", nil, err
+	}
+	v, err = checkpoint.NewVerifier(k.origin, key)
+	return text, v, err
 }
