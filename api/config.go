@@ -306,6 +306,8 @@ func orElse[T int | int64 | time.Duration](v *T, def T) {
 type Config struct {
 	Domain Domain
 	Log    Log
+	// Acts carries out what custodians agreed to.
+	Acts Acts
 	// Reviews looks at policy.
 	Reviews Reviews
 	Health  func(ctx context.Context) []Condition

@@ -34,6 +34,10 @@ func identityRoutes() []route {
 			with(func(r *route) { r.own = "their own" }),
 		take("registerOperator", "/v1/operators", operator, http.StatusCreated,
 			"Register a person with a role, and get the certificate", (*Server).registerOperator).retriable(),
+		take("submitAct", "/v1/acts", operator, http.StatusOK,
+			"Have an act carried out that enough custodians signed", (*Server).submitAct).with(func(r *route) { r.maxBody, r.slow = maxActBody, true }),
+		give("readCustodians", http.MethodGet, "/v1/custodians", staff,
+			"The custodians who must agree to acts", (*Server).readCustodians),
 	}
 }
 

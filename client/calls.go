@@ -165,6 +165,16 @@ func (c *Client) Erase(ctx context.Context, q v1.ErasureRequest) (v1.Erasure, er
 	return post[v1.Erasure](ctx, c, "/v1/erasures", q, nil)
 }
 
+// SubmitAct has an act carried out that enough custodians signed; an operator's part in it.
+func (c *Client) SubmitAct(ctx context.Context, q v1.ActRequest) (v1.ActDone, error) {
+	return post[v1.ActDone](ctx, c, "/v1/acts", q, nil)
+}
+
+// Custodians are who must agree to an act.
+func (c *Client) Custodians(ctx context.Context) (v1.Custodians, error) {
+	return get[v1.Custodians](ctx, c, "/v1/custodians")
+}
+
 // Prune archives the oldest entries and prunes them from the log. Writing and verifying an archive takes its time: ctx bounds it, and not
 // the client's timeout.
 func (c *Client) Prune(ctx context.Context, q v1.PruneRequest) (v1.Prune, error) {

@@ -235,3 +235,8 @@ func (k *Keys) Claimed(signed []byte) (text string, v note.Verifier, err error) 
 	v, err = checkpoint.NewVerifier(k.origin, key)
 	return text, v, err
 }
+
+// VerifierKey is the key's text for transparency tools and witnesses.
+func (k *Keys) VerifierKey(key Key) (string, error) {
+	return checkpoint.VerifierKey(k.origin, key.Public)
+}

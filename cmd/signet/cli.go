@@ -61,6 +61,7 @@ type commands struct {
 	Revocations revocationsCommand `cmd:"" help:"List what is revoked."`
 
 	Policy  policyCommands `cmd:"" help:"Upload, look at and approve policy bundles; explain answers, and show what a bundle would change."`
+	Act     actCommands    `cmd:"" help:"Write acts that custodians agree to, and have them carried out."`
 	Audit   auditCommands  `cmd:"" help:"Read the log."`
 	Status  statusCommand  `cmd:"" help:"Tell whether the appliance is ready. Exit status 1 if not."`
 	Version versionCommand `cmd:"" help:"Print the version."`

@@ -2,14 +2,11 @@ package appliance
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-
-	"golang.org/x/mod/sumdb/note"
+	"sync/atomic"
 
 	"github.com/signet-pki/signet/api"
 	"github.com/signet-pki/signet/audit"
@@ -28,10 +25,8 @@ type apiLog struct {
 
 	pseudonym func(issuer, subject string) string
 
-	verifier  note.Verifier
-	vkey      string
-	logPolicy []byte
 	witnesses *witnesses
+	tpmKeys   atomic.Pointer[[]byte] // certs.TPMKeys since an audit key was added
 }
 
 var _ api.Log = (*apiLog)(nil)
@@ -46,25 +41,18 @@ func newAPILog(ctx context.Context, log *audit.Log, certs bundle.Certificates, b
 	if err != nil {
 		return nil, fmt.Errorf("leaf 0: %w", err)
 	}
-	l := &apiLog{log: log, certs: certs, beside: beside, anchors: anchors}
-	return l, l.readKey()
+	return &apiLog{log: log, certs: certs, beside: beside, anchors: anchors}, nil
 }
 
-// readKey takes the audit key from leaf 0, for reading our own notes and for what others know this log by.
-func (l *apiLog) readKey() error {
-	pub, err := x509.ParsePKIXPublicKey(l.anchors.AuditKey)
-	if err != nil {
-		return fmt.Errorf("leaf 0: audit key: %w", err)
+// holds takes the statements about keys in the TPM as they are now.
+func (l *apiLog) holds(tpmKeys []byte) { l.tpmKeys.Store(&tpmKeys) }
+
+func (l *apiLog) certificates() bundle.Certificates {
+	c := l.certs
+	if newer := l.tpmKeys.Load(); newer != nil {
+		c.TPMKeys = *newer
 	}
-	key, ok := pub.(*ecdsa.PublicKey)
-	if !ok {
-		return errors.New("leaf 0: audit key is not ECDSA")
-	}
-	if l.verifier, err = checkpoint.NewVerifier(l.anchors.Origin, key); err != nil {
-		return err
-	}
-	l.vkey, err = checkpoint.VerifierKey(l.anchors.Origin, key)
-	return err
+	return c
 }
 
 // found translates the log's word for what is not there.
@@ -108,7 +96,13 @@ func (l *apiLog) Receipt(ctx context.Context, index uint64, waitSealed bool) ([]
 	if err != nil {
 		return nil, err
 	}
-	return bundle.NewReceipt(e, proof, sealed, l.anchors).Marshal()
+	head, err := l.log.Keys().Open(proof.Checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	r := bundle.NewReceipt(e, proof, sealed, l.anchors)
+	r.Rotations = l.log.Rotations(head.Size)
+	return r.Marshal()
 }
 
 // prove leads an entry to the checkpoint of its receipt.
@@ -176,7 +170,7 @@ func (l *apiLog) proving(index uint64) (signedHead, *checkpoint.Sealed, error) {
 	if signed == nil {
 		return signedHead{}, nil, api.ErrNotSealed
 	}
-	head, err := checkpoint.Open(signed, l.verifier)
+	head, err := l.log.Keys().Open(signed)
 	if err != nil {
 		return signedHead{}, nil, err
 	}
@@ -197,7 +191,12 @@ func (l *apiLog) Export(ctx context.Context, w io.Writer, of api.Selection) erro
 
 // write writes a bundle of this log.
 func (l *apiLog) write(ctx context.Context, w io.Writer, o bundle.WriteOptions) error {
-	o.Minimum, o.Certificates, o.Attachments, o.LogPolicy = l.log.Minimum(), l.certs, l.beside, l.logPolicy
+	policy, err := l.witnesses.logPolicy(o.Head.Checkpoint)
+	if err != nil {
+		return err
+	}
+	o.Minimum, o.Certificates, o.Attachments, o.LogPolicy = l.log.Minimum(), l.certificates(), l.beside, policy
+	o.Rotations = l.log.Rotations(l.log.Head().Size)
 	tar := bundle.NewTar(w)
 	if err := bundle.Write(ctx, tar, l.log, o); err != nil {
 		return err

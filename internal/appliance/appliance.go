@@ -80,7 +80,9 @@ func (a *Appliance) openLog(ctx context.Context, indexKey []byte, now func() tim
 	if err != nil {
 		return fmt.Errorf("audit key: %w", err)
 	}
-	a.log, err = audit.Open(ctx, a.cfg.auditConfig(key, quoter{a.devices.tpm}, indexKey, now, a.logger.With(slog.String("part", "audit"))))
+	cfg := a.cfg.auditConfig(key, quoter{a.devices.tpm}, indexKey, now, a.logger.With(slog.String("part", "audit")))
+	cfg.Keys = auditKeys(a.devices.audit)
+	a.log, err = audit.Open(ctx, cfg)
 	return err
 }
 

@@ -22,8 +22,8 @@ import (
 
 const sealedTestPIN = "user-pin-4711"
 
-// custody is an appliance whose issuing token's PIN is sealed to its TPM.
-type custody struct {
+// pinCustody is an appliance whose issuing token's PIN is sealed to its TPM.
+type pinCustody struct {
 	*testing.T
 	rig *swtpm.TPM
 	hsm *softhsm.HSM
@@ -31,9 +31,9 @@ type custody struct {
 	dir string // of the approver
 }
 
-func newCustody(t *testing.T) *custody {
+func newCustody(t *testing.T) *pinCustody {
 	t.Helper()
-	c := &custody{T: t, rig: swtpm.New(t), hsm: softhsm.New(t), cfg: Config{Dir: t.TempDir(), Development: true}, dir: t.TempDir()}
+	c := &pinCustody{T: t, rig: swtpm.New(t), hsm: softhsm.New(t), cfg: Config{Dir: t.TempDir(), Development: true}, dir: t.TempDir()}
 	c.cfg.TPM.Path = c.rig.Path()
 	c.cfg.defaults()
 	c.cfg.Tokens.Issuing = Token{Module: c.hsm.Module(), Label: "issuing", PINFile: "sealed:issuing.sealed"}
@@ -49,16 +49,16 @@ func newCustody(t *testing.T) *custody {
 	return c
 }
 
-func (c *custody) at(name string) string { return filepath.Join(c.dir, name) }
+func (c *pinCustody) at(name string) string { return filepath.Join(c.dir, name) }
 
-func (c *custody) sealed() string { return filepath.Join(c.cfg.Dir, "issuing.sealed") }
+func (c *pinCustody) sealed() string { return filepath.Join(c.cfg.Dir, "issuing.sealed") }
 
-func (c *custody) seal(pin string) error {
+func (c *pinCustody) seal(pin string) error {
 	return SealPIN(c.Context(), c.cfg, "issuing", c.at("pub"), c.sealed(), []byte(pin), slog.New(slog.DiscardHandler))
 }
 
 // values are those of now, and of after an update of register 4.
-func (c *custody) values() (now, next map[int][]byte) {
+func (c *pinCustody) values() (now, next map[int][]byte) {
 	c.Helper()
 	var text bytes.Buffer
 	must(c, PrintPCRs(c.Context(), c.cfg, &text, slog.New(slog.DiscardHandler)))
@@ -71,7 +71,7 @@ func (c *custody) values() (now, next map[int][]byte) {
 	return now, next
 }
 
-func (c *custody) approve(pcrs map[int][]byte) {
+func (c *pinCustody) approve(pcrs map[int][]byte) {
 	c.Helper()
 	text, err := tpm.MarshalPCRs(pcrs)
 	must(c, err)
@@ -81,7 +81,7 @@ func (c *custody) approve(pcrs map[int][]byte) {
 	must(c, AcceptPIN(c.sealed(), c.at("approval"), &bytes.Buffer{}))
 }
 
-func (c *custody) tool(name string, args ...string) {
+func (c *pinCustody) tool(name string, args ...string) {
 	c.Helper()
 	out, err := exec.CommandContext(c.Context(), name, append([]string{"-T", c.rig.TCTI()}, args...)...).CombinedOutput() // #nosec G204 -- the test's own
 	if err != nil {
@@ -89,10 +89,10 @@ func (c *custody) tool(name string, args ...string) {
 	}
 }
 
-func (c *custody) update() { c.tool("tpm2_pcrextend", "4:sha256="+strings.Repeat("cd", 32)) }
+func (c *pinCustody) update() { c.tool("tpm2_pcrextend", "4:sha256="+strings.Repeat("cd", 32)) }
 
 // opens is a start: word is how the refusal begins, after the token's name.
-func (c *custody) opens(what string, t Token, word string) {
+func (c *pinCustody) opens(what string, t Token, word string) {
 	c.Helper()
 	tok, err := c.cfg.openToken(c.Context(), t, nil, slog.New(slog.DiscardHandler))
 	if err == nil {
@@ -107,7 +107,7 @@ func (c *custody) opens(what string, t Token, word string) {
 }
 
 // triesLow is what the token says after a wrong PIN, and until a right one.
-func (c *custody) triesLow() bool {
+func (c *pinCustody) triesLow() bool {
 	c.Helper()
 	out, err := exec.CommandContext(c.Context(), "pkcs11-tool", "--module", c.hsm.Module(), "-L").CombinedOutput() // #nosec G204 -- the test's own
 	if err != nil {
@@ -156,7 +156,7 @@ func TestSealedPINAtStart(t *testing.T) {
 }
 
 // refusesFiles changes the file in ways that are noticed, and leaves it as it was.
-func (c *custody) refusesFiles(t Token) {
+func (c *pinCustody) refusesFiles(t Token) {
 	c.Helper()
 	good, err := os.ReadFile(c.sealed())
 	must(c, err)

@@ -113,19 +113,28 @@ func (c *Config) newIssuer(ctx context.Context, cert, root *x509.Certificate, ke
 	return i, nil
 }
 
-// checkCeremony compares the certificates on disk with those that leaf 0 pins: a swapped root would decide who is who.
-func (c *Config) checkCeremony(ctx context.Context, log *audit.Log, t trust, tpm quote.Binding) error {
+// ceremonyOf reads leaf 0.
+func ceremonyOf(ctx context.Context, log *audit.Log) (record.Ceremony, error) {
 	first, err := log.Read(ctx, 0)
 	if err != nil {
-		return fmt.Errorf("leaf 0: %w", err)
+		return record.Ceremony{}, fmt.Errorf("leaf 0: %w", err)
 	}
 	env, err := record.Check(first.Envelope)
 	if err != nil {
-		return fmt.Errorf("leaf 0: %w", err)
+		return record.Ceremony{}, fmt.Errorf("leaf 0: %w", err)
 	}
-	pinned, err := record.DecodeBody[record.Ceremony](env)
+	body, err := record.DecodeBody[record.Ceremony](env)
 	if err != nil {
-		return fmt.Errorf("leaf 0: %w", err)
+		return body, fmt.Errorf("leaf 0: %w", err)
+	}
+	return body, nil
+}
+
+// checkCeremony compares the certificates on disk with those that leaf 0 pins: a swapped root would decide who is who.
+func (c *Config) checkCeremony(ctx context.Context, log *audit.Log, t trust, tpm quote.Binding) error {
+	pinned, err := ceremonyOf(ctx, log)
+	if err != nil {
+		return err
 	}
 	if b64(t.root.Raw) != pinned.Root {
 		return errors.New("pki: root.pem is not the root of the ceremony that began this log")

@@ -79,9 +79,7 @@ func serveSealedLog(t *testing.T, entries int, interval time.Duration) *served {
 	must(t, err)
 	s.verifier, err = fnote.NewECDSAVerifier(vkey)
 	must(t, err)
-	ours, err := checkpoint.NewVerifier(readersOrigin, &key.PublicKey)
-	must(t, err)
-	s.listen(&apiLog{log: s.log, verifier: ours, witnesses: &witnesses{log: s.log, verifier: ours}})
+	s.listen(&apiLog{log: s.log, witnesses: &witnesses{log: s.log}})
 	s.grow(entries - 1)
 	return s
 }

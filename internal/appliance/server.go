@@ -20,13 +20,17 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 	if err != nil {
 		return err
 	}
-	if a.witnesses, log.logPolicy, err = a.newWitnesses(ctx, log.vkey, log.verifier, o.Now); err != nil {
+	if a.witnesses, err = a.newWitnesses(ctx, o.Now); err != nil {
 		return fmt.Errorf("witnesses: %w", err)
 	}
 	log.witnesses, log.pseudonym = a.witnesses, pseudonyms(indexKey)
 	a.archive.serveFrom(log)
 	if a.witness, err = a.newWitness(ctx, o.Now); err != nil {
 		return fmt.Errorf("witness: %w", err)
+	}
+	acts, err := a.newActs(ctx, log, o.Now)
+	if err != nil {
+		return err
 	}
 	pages, err := consentHandler(a.idps, a.domain, a.logger)
 	if err != nil {
@@ -38,7 +42,7 @@ func (a *Appliance) newServer(ctx context.Context, t trust, c *certifier, engine
 	}
 	a.crls = newCRLs(c, a.domain, a.cfg.Revocation.CRLLife, o.Now, a.logger)
 	a.server, err = api.New(api.Config{
-		Domain: a.domain, Log: log, Reviews: reviews, Health: a.health, Consent: pages, Mounts: o.Mounts, PublicURL: a.cfg.PublicURL,
+		Domain: a.domain, Log: log, Reviews: reviews, Acts: acts, Health: a.health, Consent: pages, Mounts: o.Mounts, PublicURL: a.cfg.PublicURL,
 		Trust: api.Trust{
 			TrustDomain: a.cfg.TrustDomain, Roots: []*x509.Certificate{t.root}, Issuing: slices.Concat(t.agents, t.services),
 			Sequence: 1, CRL: a.crls.list, JWT: []*x509.Certificate{t.jwt},

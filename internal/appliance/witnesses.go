@@ -16,7 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/signet-pki/signet/audit"
@@ -33,11 +32,12 @@ const lookBack = 256
 
 // witnesses keeps the cosignatures of this log's seals. The zero value, without any witness, serves seals as they are.
 type witnesses struct {
-	log      *audit.Log
-	verifier note.Verifier // of this log
-	policy   *witness.Policy
-	maxAge   time.Duration
-	askers   []*asker
+	log    *audit.Log
+	keys   []witness.Key
+	quorum int
+	policy *witness.Policy // it judges whoever of the log's keys signed
+	maxAge time.Duration
+	askers []*asker
 
 	keeping sync.Mutex
 	newest  atomic.Pointer[cosignedSeal] // the newest whose quorum is reached
@@ -49,23 +49,26 @@ type cosignedSeal struct {
 	at     time.Time
 }
 
-// newWitnesses gives also the log's policy as bundles have it.
-func (a *Appliance) newWitnesses(ctx context.Context, vkey string, verifier note.Verifier, now func() time.Time) (w *witnesses, policy []byte, err error) {
-	w = &witnesses{log: a.log, verifier: verifier, maxAge: a.cfg.Audit.MaxSealAge}
+func (a *Appliance) newWitnesses(ctx context.Context, now func() time.Time) (w *witnesses, err error) {
+	w = &witnesses{log: a.log, maxAge: a.cfg.Audit.MaxSealAge}
 	cfg := a.cfg.Witnesses
 	if cfg == nil {
-		policy, err = witness.NewPolicy(vkey, nil, 0)
-		return w, policy, err
+		return w, nil
 	}
-	keys, err := cfg.keys()
+	if w.keys, err = cfg.keys(); err != nil {
+		return nil, err
+	}
+	w.quorum = cfg.Quorum
+	vkey, err := a.log.Keys().VerifierKey(a.log.Keys().Newest())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if policy, err = witness.NewPolicy(vkey, keys, cfg.Quorum); err != nil {
-		return nil, nil, err
+	policy, err := witness.NewPolicy(vkey, w.keys, w.quorum)
+	if err != nil {
+		return nil, err
 	}
 	if w.policy, err = witness.ParsePolicy(policy); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	raise := func(ctx context.Context, key witness.Key, c *conflict) error {
 		return raiseAlarm(ctx, a.log, now(), key.String(), record.WitnessAlarmBody{
@@ -75,16 +78,25 @@ func (a *Appliance) newWitnesses(ctx context.Context, vkey string, verifier note
 	for i, s := range cfg.Servers {
 		roots, err := a.cfg.roots(s.CAFile)
 		if err != nil {
-			return nil, nil, fmt.Errorf("configuration: witnesses.servers[%d].ca_file: %w", i, err)
+			return nil, fmt.Errorf("configuration: witnesses.servers[%d].ca_file: %w", i, err)
 		}
 		client := pullClient(roots)
 		client.Timeout = askWithin
 		w.askers = append(w.askers, &asker{
-			key: keys[i], url: s.URL, client: client, proof: a.log.Consistency, keep: w.keep, raise: raise,
+			key: w.keys[i], url: s.URL, client: client, proof: a.log.Consistency, keep: w.keep, raise: raise,
 			log: a.logger.With(slog.String("part", "witnesses")),
 		})
 	}
-	return w, policy, w.load(ctx)
+	return w, w.load(ctx)
+}
+
+// logPolicy is what a bundle with this checkpoint says of the log's key and witnesses (C2SP tlog-policy).
+func (w *witnesses) logPolicy(signed []byte) ([]byte, error) {
+	vkey, _, err := w.log.Keys().Claimed(signed)
+	if err != nil {
+		return nil, err
+	}
+	return witness.NewPolicy(vkey, w.keys, w.quorum)
 }
 
 // roots are the certificates of a file, or nil, the system's.
@@ -182,7 +194,11 @@ func (w *witnesses) consider(sealed checkpoint.Sealed, lines []byte) error {
 		return err
 	}
 	sealed.Checkpoint = append(bytes.Clone(sealed.Checkpoint), lines...)
-	verdict, err := w.policy.Judge(sealed.Checkpoint, w.verifier)
+	_, verifier, err := w.log.Keys().Claimed(sealed.Checkpoint)
+	if err != nil {
+		return err
+	}
+	verdict, err := w.policy.Judge(sealed.Checkpoint, verifier)
 	if err != nil || !verdict.Satisfied {
 		return err
 	}

@@ -35,7 +35,7 @@ var everything = []string{
 
 var table = []row{
 	{pattern: "cmd/signetd", imports: []string{"internal/appliance", "internal/dev"}},
-	{pattern: "cmd/signet", imports: []string{"client", "client/workload", "client/devid", "api/v1", "delegation/chain"}, never: noServer, noCgo: true},
+	{pattern: "cmd/signet", imports: []string{"client", "client/workload", "client/devid", "api/v1", "audit/custody", "delegation/chain"}, never: noServer, noCgo: true},
 	{pattern: "cmd/signet-verify", imports: []string{"audit/bundle", "audit/record", "delegation/chain"}, never: noVerifier, noCgo: true},
 
 	{pattern: "hsm"},
