@@ -189,7 +189,7 @@ func (x *examiner) keys(label string) ([]Found, error) {
 	return out, nil
 }
 
-// inspect reads what a private key may do. Modules leave out uses that they do not know.
+// inspect reads what a private key is and may do.
 func (s session) inspect(key pkcs11.ObjectHandle, label string) (f Found, err error) {
 	if f.Sensitive, err = s.flag(key, pkcs11.CKA_SENSITIVE); err != nil {
 		return f, err
@@ -197,23 +197,8 @@ func (s session) inspect(key pkcs11.ObjectHandle, label string) (f Found, err er
 	if f.Extractable, err = s.flag(key, pkcs11.CKA_EXTRACTABLE); err != nil {
 		return f, err
 	}
-	for _, use := range []struct {
-		name string
-		kind uint
-	}{
-		{"sign", pkcs11.CKA_SIGN},
-		{"sign with recovery", pkcs11.CKA_SIGN_RECOVER},
-		{"decrypt", pkcs11.CKA_DECRYPT},
-		{"unwrap", pkcs11.CKA_UNWRAP},
-		{"derive", pkcs11.CKA_DERIVE},
-	} {
-		can, err := s.flag(key, use.kind)
-		if err != nil && !isCode(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
-			return f, err
-		}
-		if can {
-			f.Uses = append(f.Uses, use.name)
-		}
+	if f.Uses, err = s.uses(key); err != nil {
+		return f, err
 	}
 	got, err := s.publicHalf(key, URI{object: label})
 	if err == nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
 )
 
@@ -14,8 +13,8 @@ import (
 const idSize = 16
 
 // Generate makes a key pair inside the token, under a label that no key has yet (ErrKeyExists) and an id of 128
-// random bits. The private key is sensitive, not extractable, not copyable and not modifiable; all it can do is sign.
-// When Generate fails after the token has made the pair, the pair stays: look for the label before trying again.
+// random bits. The private key is sensitive, not extractable, not copyable and not modifiable; all it can do is sign, which is
+// read back: ErrUses. When Generate fails after the token has made the pair, the pair stays: look for the label before trying again.
 func (t *Token) Generate(ctx context.Context, label string, alg Algorithm) (*Key, error) {
 	if err := checkLabel("object", label, maxObject); err != nil {
 		return nil, fmt.Errorf("hsm: generate key: %w: %w", ErrURI, err)
@@ -63,10 +62,29 @@ func (t *Token) generate(l *live, s session, u URI, alg Algorithm) error {
 	if _, err := rand.Read(id); err != nil {
 		return fmt.Errorf("choose an id: %w", err)
 	}
-	if alg == Ed25519 {
-		return onlyOnce(t.generateEdwards(l, id, u.object))
+	if err := t.generatePair(l, id, u.object, alg); err != nil {
+		return onlyOnce(err)
 	}
-	return onlyOnce(generateECDSA(l, id, u.object, alg))
+	return onlyOnce(s.signsOnly(id))
+}
+
+// signsOnly reads back what a module made of the template.
+func (s session) signsOnly(id []byte) error {
+	found, err := s.find(2, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY), pkcs11.NewAttribute(pkcs11.CKA_ID, id))
+	if err != nil {
+		return err
+	}
+	if len(found) != 1 {
+		return fmt.Errorf("%w: %d private keys of the id that was chosen", ErrAmbiguous, len(found))
+	}
+	uses, err := s.uses(found[0])
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(uses, []string{"sign"}) {
+		return fmt.Errorf("%w: the token says that it can %v", ErrUses, uses)
+	}
+	return nil
 }
 
 // finalError keeps recovery from repeating what must not happen twice.
@@ -82,12 +100,13 @@ func onlyOnce(err error) error {
 	return finalError{err}
 }
 
+// publicTemplate leaves CKA_VERIFY to the module, for nobody verifies in the token: tpm2-pkcs11 takes the right to verify for a
+// right to decrypt, and then refuses a private half that says no to it.
 func publicTemplate(id []byte, label string) []*pkcs11.Attribute {
 	return []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
-		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, true),
 		pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, false),
 		pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false),
 	}
@@ -112,17 +131,9 @@ func privateTemplate(id []byte, label string) []*pkcs11.Attribute {
 	}
 }
 
-func generateECDSA(l *live, id []byte, label string, alg Algorithm) error {
-	public, private := crypto11.NewAttributeSet(), crypto11.NewAttributeSet()
-	public.AddIfNotPresent(publicTemplate(id, label))
-	private.AddIfNotPresent(privateTemplate(id, label))
-	_, err := l.c11.GenerateECDSAKeyPairWithAttributes(public, private, alg.curve())
-	return err
-}
-
-// generateEdwards does with the bare module what crypto11 has no call for. The pool's sessions are read-only, so it
-// takes one of its own.
-func (t *Token) generateEdwards(l *live, id []byte, label string) error {
+// generatePair does it in a session of its own, for the pool's are read-only. It does without crypto11, which would have its way with
+// CKA_VERIFY and has no call for Ed25519.
+func (t *Token) generatePair(l *live, id []byte, label string, alg Algorithm) error {
 	raw := t.mod.raw
 	writable, err := raw.OpenSession(l.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
@@ -130,10 +141,10 @@ func (t *Token) generateEdwards(l *live, id []byte, label string) error {
 	}
 	defer func() { _ = raw.CloseSession(writable) }()
 	public := append(publicTemplate(id, label),
-		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, ckkECEdwards),
-		pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, paramsEd25519))
-	private := append(privateTemplate(id, label), pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, ckkECEdwards))
-	mechanism := []*pkcs11.Mechanism{pkcs11.NewMechanism(ckmECEdwardsKeyPairGn, nil)}
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, alg.keyType()),
+		pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, alg.params()))
+	private := append(privateTemplate(id, label), pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, alg.keyType()))
+	mechanism := []*pkcs11.Mechanism{pkcs11.NewMechanism(alg.generation(), nil)}
 	_, _, err = raw.GenerateKeyPair(writable, mechanism, public, private)
 	return err
 }

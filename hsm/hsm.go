@@ -44,6 +44,8 @@ var (
 	ErrKeyChanged = errors.New("key changed")
 	// ErrExportable: the key is not sensitive, or extractable.
 	ErrExportable = errors.New("key can leave the token")
+	// ErrUses: the token says that a key can do more than sign, or cannot sign.
+	ErrUses = errors.New("key is not for signing alone")
 	// ErrUnsupported: the key type or mechanism is not offered by this package or by the module.
 	ErrUnsupported = errors.New("not supported")
 	// ErrDigest: Sign was not given a digest of the key's hash.

@@ -139,6 +139,16 @@ func garbageIsNoKey(t *testing.T, process []string) {
 	}
 }
 
+// TestKeyOfMoreUsesIsRefused: the module grants what the template denies.
+func TestKeyOfMoreUsesIsRefused(t *testing.T) { everywhere(t, keyOfMoreUsesIsRefused) }
+
+func keyOfMoreUsesIsRefused(t *testing.T, process []string) {
+	f, token, _ := misbehaving(t, process, nil)
+	f.Tell("C_GetAttributeValue derives")
+	_, err := token.Generate(t.Context(), "another", hsm.P256)
+	wantError(t, err, hsm.ErrUses)
+}
+
 // TestNobodyWaitsForAHungModule: the first callers have their deadline, the others an answer at once, and nothing piles up.
 func TestNobodyWaitsForAHungModule(t *testing.T) {
 	const timeout = 500 * time.Millisecond

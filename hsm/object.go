@@ -117,6 +117,30 @@ func (s session) checkKept(key pkcs11.ObjectHandle) error {
 	return nil
 }
 
+// uses reads what a private key may do. Modules leave out uses that they do not know.
+func (s session) uses(key pkcs11.ObjectHandle) ([]string, error) {
+	var found []string
+	for _, use := range []struct {
+		name string
+		kind uint
+	}{
+		{"sign", pkcs11.CKA_SIGN},
+		{"sign with recovery", pkcs11.CKA_SIGN_RECOVER},
+		{"decrypt", pkcs11.CKA_DECRYPT},
+		{"unwrap", pkcs11.CKA_UNWRAP},
+		{"derive", pkcs11.CKA_DERIVE},
+	} {
+		can, err := s.flag(key, use.kind)
+		if err != nil && !isCode(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+			return nil, err
+		}
+		if can {
+			found = append(found, use.name)
+		}
+	}
+	return found, nil
+}
+
 // publicHalf reads the public key object that shares the private key's CKA_ID, or else a certificate that does.
 func (s session) publicHalf(private pkcs11.ObjectHandle, u URI) (located, error) {
 	id, err := s.attribute(private, pkcs11.CKA_ID)

@@ -100,6 +100,18 @@ var (
 	maxCertificateDER = 64 << 10
 )
 
+// params is CKA_EC_PARAMS of a key to be made.
+func (a Algorithm) params() []byte {
+	switch a {
+	case P384:
+		return paramsP384
+	case Ed25519:
+		return paramsEd25519
+	default:
+		return paramsP256
+	}
+}
+
 // parsePublic reads a public key's attributes: exact parameters, and for the point a DER OCTET STRING that holds one
 // uncompressed point of the curve (PKCS #11 v2.40 §2.3.3) and nothing else.
 func parsePublic(params, point []byte) (Algorithm, publicKey, error) {

@@ -146,7 +146,8 @@ func (t *Token) ask(ctx context.Context) error {
 
 // probe asks for what the token must look up. C_GetSessionInfo and C_GenerateRandom do not suffice: SoftHSM answers
 // both after its token directory has gone, and C_FindObjects as if the token were empty. C_GetTokenInfo fails then,
-// and goes on failing after the directory has come back.
+// and goes on failing after the directory has come back. tpm2-pkcs11 answers all these from its memory after its TPM has gone,
+// but for C_GenerateRandom, for which it has none of its own.
 func (t *Token) probe(l *live, s session) error {
 	info, err := s.raw.GetTokenInfo(l.slot)
 	if err != nil {
@@ -161,6 +162,9 @@ func (t *Token) probe(l *live, s session) error {
 	}
 	if state.State != pkcs11.CKS_RO_USER_FUNCTIONS && state.State != pkcs11.CKS_RW_USER_FUNCTIONS {
 		return fmt.Errorf("%w: the session is not logged in any more", ErrUnavailable)
+	}
+	if _, err := s.raw.GenerateRandom(s.handle, 1); err != nil && !isCode(err, pkcs11.CKR_RANDOM_NO_RNG) && !isCode(err, pkcs11.CKR_FUNCTION_NOT_SUPPORTED) {
+		return fmt.Errorf("random: %w", err)
 	}
 	return t.probeObjects(l, s)
 }

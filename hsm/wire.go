@@ -69,7 +69,7 @@ type failure struct {
 // kinds are the errors that keep their identity.
 var kinds = map[string]error{
 	"config": ErrConfig, "uri": ErrURI, "key_not_found": ErrKeyNotFound, "key_exists": ErrKeyExists, "ambiguous": ErrAmbiguous,
-	"key_changed": ErrKeyChanged, "exportable": ErrExportable, "unsupported": ErrUnsupported, "digest": ErrDigest,
+	"key_changed": ErrKeyChanged, "exportable": ErrExportable, "uses": ErrUses, "unsupported": ErrUnsupported, "digest": ErrDigest,
 	"pin": ErrPIN, "unavailable": ErrUnavailable, "busy": ErrBusy, "hung": ErrHung, "closed": ErrClosed, "deadline": context.DeadlineExceeded,
 }
 

@@ -137,7 +137,7 @@ func neighbour(t *testing.T, like appliance.Config, logKey string) *server {
 	must(t, os.MkdirAll(dir, 0o700))
 	devices := filepath.Join(dir, "devices")
 	t.Setenv("SOFTHSM2_CONF", "") // devkit sets it; the test puts it back
-	must(t, devkit.Make(t.Context(), devices))
+	must(t, devkit.Make(t.Context(), devices, devkit.InSoftHSM))
 	running, err := devkit.Start(t.Context(), devices)
 	must(t, err)
 	t.Cleanup(func() { _ = running.Stop() }) // newDir's cleanup takes what is left

@@ -83,11 +83,15 @@ type devCommand struct {
 	Listen      string `help:"The address of the HTTPS port; port 0 takes a free one." default:"127.0.0.1:8443"`
 	Demo        bool   `help:"Run the demonstration."`
 	Exit        bool   `help:"Stop after the demonstration; its failure is the exit code."`
-	TPMKeys     bool   `help:"On the first run, make all keys in the software TPM and use no tokens." name:"tpm-keys"`
+	TPMKeys     bool   `help:"On the first run, make all keys in the software TPM and use no tokens." name:"tpm-keys" xor:"keys"`
+	TPM2PKCS11  bool   `help:"On the first run, make the tokens with tpm2-pkcs11, over a software TPM of their own, instead of SoftHSM." name:"tpm2-pkcs11" xor:"keys"`
 	Conformance string `help:"Serve AuthZEN's certification scenario on this loopback host:port, about made-up subjects." placeholder:"HOST:PORT"`
 }
 
 // Run runs the development appliance.
 func (c devCommand) Run(ctx context.Context, log *slog.Logger) error {
-	return dev.Run(ctx, dev.Options{Dir: c.Dir, Listen: c.Listen, Demo: c.Demo, Exit: c.Exit, TPMKeys: c.TPMKeys, Conformance: c.Conformance, Out: os.Stdout, Log: log})
+	return dev.Run(ctx, dev.Options{
+		Dir: c.Dir, Listen: c.Listen, Demo: c.Demo, Exit: c.Exit, TPMKeys: c.TPMKeys, TokensOverTPM: c.TPM2PKCS11,
+		Conformance: c.Conformance, Out: os.Stdout, Log: log,
+	})
 }

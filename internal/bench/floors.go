@@ -85,7 +85,7 @@ func (b *bench) measureFloors(ctx context.Context) error {
 }
 
 func (f *floors) openToken(ctx context.Context, dir string) error {
-	if err := devkit.Make(ctx, dir); err != nil {
+	if err := devkit.Make(ctx, dir, devkit.InSoftHSM); err != nil {
 		return err
 	}
 	devices, err := devkit.Start(ctx, dir)

@@ -32,8 +32,9 @@ type Options struct {
 	Listen string // host:port; port 0 takes a free one
 	Demo   bool   // run the demonstration once the appliance is ready
 	Exit   bool   // stop after it
-	// TPMKeys keeps all keys in the software TPM; it is for the first run, later ones find them there.
-	TPMKeys bool
+	// TPMKeys keeps all keys in the software TPM, and TokensOverTPM in tokens of tpm2-pkcs11 over another one. They are for the
+	// first run, later ones find them there.
+	TPMKeys, TokensOverTPM bool
 	// Conformance is where to serve AuthZEN's certification scenario, a loopback host:port; nowhere by default.
 	Conformance string
 	Out         io.Writer
@@ -91,6 +92,9 @@ func provision(ctx context.Context, dir, addr string, o Options) error {
 		if o.TPMKeys && !keysInTPM(dir) {
 			return fmt.Errorf("dev: the keys of %s are in tokens", dir)
 		}
+		if o.TokensOverTPM && devkit.TokensOf(devicesDir(dir)) != devkit.OverTPM {
+			return fmt.Errorf("dev: the tokens of %s are not over a TPM", dir)
+		}
 		return nil
 	}
 	o.Log.Info("making a development appliance", slog.String("dir", dir))
@@ -112,7 +116,11 @@ func provision(ctx context.Context, dir, addr string, o Options) error {
 }
 
 func holdCeremony(ctx context.Context, dir, addr string, o Options) (err error) {
-	if err := devkit.Make(ctx, devicesDir(dir)); err != nil {
+	tokens := devkit.InSoftHSM
+	if o.TokensOverTPM {
+		tokens = devkit.OverTPM
+	}
+	if err := devkit.Make(ctx, devicesDir(dir), tokens); err != nil {
 		return err
 	}
 	public, err := makeKey(dir, operatorKey)

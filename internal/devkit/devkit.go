@@ -1,5 +1,5 @@
-// Package devkit gives a development appliance its devices: a SoftHSM with three tokens and a software TPM, all below
-// one directory and without root. They protect nothing: their keys are files.
+// Package devkit gives a development appliance its devices: three tokens, in a SoftHSM or in tpm2-pkcs11 over a software TPM of
+// its own, and a software TPM for the log, all below one directory and without root. They protect nothing: their keys are files.
 //
 // Make builds a device directory whole or not at all; Start runs what is in it. One process at a time uses a directory.
 package devkit
@@ -27,6 +27,15 @@ const (
 // softHSMConf is the variable that names SoftHSM's configuration.
 const softHSMConf = "SOFTHSM2_CONF"
 
+// Tokens are where the tokens are.
+type Tokens int
+
+// The kinds of Tokens.
+const (
+	InSoftHSM Tokens = iota
+	OverTPM          // tpm2-pkcs11
+)
+
 // ErrMissing means that SoftHSM is not installed.
 var ErrMissing = errors.New("SoftHSM is not installed: apt-get install softhsm2")
 
@@ -35,38 +44,55 @@ type Devices struct {
 	dir    string
 	module string
 	tpm    *swtpmd.Process
+	over   *overTPM // where the tokens are, if they are over a TPM
 }
 
 // Provisioned reports whether dir holds devices.
 func Provisioned(dir string) bool {
 	_, err := os.Stat(confFile(dir))
-	return err == nil && swtpmd.Provisioned(tpmDir(dir))
+	return (err == nil || TokensOf(dir) == OverTPM) && swtpmd.Provisioned(tpmDir(dir))
+}
+
+// TokensOf tells where the tokens of dir are.
+func TokensOf(dir string) Tokens {
+	if swtpmd.Provisioned(overTPMDir(dir)) {
+		return OverTPM
+	}
+	return InSoftHSM
 }
 
 // Make manufactures the devices in dir, which must not exist yet.
-func Make(ctx context.Context, dir string) error {
+func Make(ctx context.Context, dir string, tokens Tokens) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("devkit: %w", err)
 	}
 	if err := swtpmd.Provision(ctx, tpmDir(dir)); err != nil {
 		return fmt.Errorf("devkit: %w", err)
 	}
-	return makeTokens(dir)
+	if err := os.Mkdir(filepath.Join(dir, "pins"), 0o700); err != nil {
+		return fmt.Errorf("devkit: %w", err)
+	}
+	if tokens == OverTPM {
+		return makeOverTPM(ctx, dir)
+	}
+	return makeSoftHSM(dir)
 }
 
-func makeTokens(dir string) error {
+func makeSoftHSM(dir string) error {
 	module, err := findModule()
 	if err != nil {
 		return err
 	}
-	for _, d := range []string{tokenDir(dir), filepath.Join(dir, "pins")} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			return fmt.Errorf("devkit: %w", err)
-		}
+	if err := os.Mkdir(tokenDir(dir), 0o700); err != nil {
+		return fmt.Errorf("devkit: %w", err)
 	}
 	if err := useSoftHSM(dir); err != nil {
 		return err
 	}
+	return makeTokens(dir, module)
+}
+
+func makeTokens(dir, module string) error {
 	for _, label := range []string{TokenRoot, TokenIssuing, TokenAudit} {
 		if err := makeToken(dir, module, label); err != nil {
 			return err
@@ -95,48 +121,63 @@ func useSoftHSM(dir string) error {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("devkit: %w", err)
 	}
-	return pointTo(conf)
+	return pointTo(softHSMConf, conf)
 }
 
-func pointTo(conf string) error {
-	if err := os.Setenv(softHSMConf, conf); err != nil {
+func pointTo(variable, value string) error {
+	if err := os.Setenv(variable, value); err != nil {
 		return fmt.Errorf("devkit: %w", err)
 	}
 	return nil
 }
 
-// Find points this process at the SoftHSM of dir, if there is one and nobody has named another. It changes nothing there.
+// Find points this process at the tokens of dir, if there are any and nobody has named others. It changes nothing there.
 func Find(dir string) error {
-	if os.Getenv(softHSMConf) != "" || !Provisioned(dir) {
+	switch {
+	case !Provisioned(dir):
+		return nil
+	case TokensOf(dir) == OverTPM:
+		return findOverTPM(dir)
+	case os.Getenv(softHSMConf) != "":
 		return nil
 	}
-	return pointTo(confFile(dir))
+	return pointTo(softHSMConf, confFile(dir))
 }
 
-// Start points this process at the SoftHSM of dir and runs its TPM. Stop ends it.
+// Start points this process at the tokens of dir and runs its TPMs. Stop ends them.
 func Start(ctx context.Context, dir string) (*Devices, error) {
-	module, err := findModule()
-	if err != nil {
+	d := &Devices{dir: dir}
+	if err := d.startTokens(ctx); err != nil {
 		return nil, err
 	}
-	if err := useSoftHSM(dir); err != nil {
-		return nil, err
+	var err error
+	if d.tpm, err = swtpmd.Start(ctx, tpmDir(dir)); err != nil {
+		return nil, errors.Join(fmt.Errorf("devkit: %w", err), d.over.stop())
 	}
-	p, err := swtpmd.Start(ctx, tpmDir(dir))
-	if err != nil {
-		return nil, fmt.Errorf("devkit: %w", err)
-	}
-	return &Devices{dir: dir, module: module, tpm: p}, nil
+	return d, nil
 }
 
-// Module is the path of SoftHSM's library.
+func (d *Devices) startTokens(ctx context.Context) (err error) {
+	if TokensOf(d.dir) == OverTPM {
+		if d.module, err = FindTPM2PKCS11(); err == nil {
+			d.over, err = startOverTPM(ctx, d.dir)
+		}
+		return err
+	}
+	if d.module, err = findModule(); err != nil {
+		return err
+	}
+	return useSoftHSM(d.dir)
+}
+
+// Module is the path of the tokens' library.
 func (d *Devices) Module() string { return d.module }
 
 // TPMPath is the TPM's path for the configuration.
 func (d *Devices) TPMPath() string { return "unix:" + d.tpm.Socket() }
 
-// Stop shuts the TPM down in good order.
-func (d *Devices) Stop() error { return d.tpm.Stop() }
+// Stop shuts the TPMs down in good order.
+func (d *Devices) Stop() error { return errors.Join(d.tpm.Stop(), d.over.stop()) }
 
 // PINFile is the file with the PIN of a token.
 func PINFile(dir, label string) string { return filepath.Join(dir, "pins", label+".pin") }
@@ -146,10 +187,14 @@ func tokenDir(dir string) string { return filepath.Join(dir, "tokens") }
 func tpmDir(dir string) string   { return filepath.Join(dir, "tpm") }
 
 func findModule() (string, error) {
-	for _, pattern := range []string{"/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/*/softhsm/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so"} {
+	return findLibrary(ErrMissing, "/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/*/softhsm/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so")
+}
+
+func findLibrary(missing error, patterns ...string) (string, error) {
+	for _, pattern := range patterns {
 		if found, err := filepath.Glob(pattern); err == nil && len(found) > 0 {
 			return found[0], nil
 		}
 	}
-	return "", ErrMissing
+	return "", missing
 }

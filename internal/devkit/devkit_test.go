@@ -22,13 +22,13 @@ func TestMakeAndStart(t *testing.T) {
 	if devkit.Provisioned(dir) {
 		t.Fatal("an absent directory counts as provisioned")
 	}
-	if err := devkit.Make(t.Context(), dir); err != nil {
+	if err := devkit.Make(t.Context(), dir, devkit.InSoftHSM); err != nil {
 		t.Fatal(err)
 	}
 	if !devkit.Provisioned(dir) {
 		t.Fatal("not provisioned after Make")
 	}
-	if err := devkit.Make(t.Context(), dir); err == nil {
+	if err := devkit.Make(t.Context(), dir, devkit.InSoftHSM); err == nil {
 		t.Fatal("Make overwrote existing devices")
 	}
 	d, err := devkit.Start(t.Context(), dir)

@@ -38,6 +38,17 @@ func measure(ctx context.Context, socket string) error {
 	return nil
 }
 
+// NeverLock lets wrong authorisation values, and ends without a shutdown, which count as one, go on for ever
+// (TPM2_DictionaryAttackParameters, Part 3, 25.3): for development, where a TPM is killed more often than it is attacked.
+func (p *Process) NeverLock(ctx context.Context) error {
+	command := []byte{0x80, 0x02, 0, 0, 0, 39, 0, 0, 0x01, 0x3a, 0x40, 0, 0, 0x0a, 0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0}
+	command = append(command, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 0, 0, 0, 1) // tries, seconds until one is forgiven, and after the owner's own
+	if err := send(ctx, p.socket, command); err != nil {
+		return fmt.Errorf("swtpmd: dictionary attack parameters: %w", err)
+	}
+	return nil
+}
+
 // send runs one command and reads no more of its response than whether it succeeded.
 func send(ctx context.Context, socket string, command []byte) error {
 	var dialer net.Dialer

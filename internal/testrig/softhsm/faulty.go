@@ -59,6 +59,7 @@ func (f *Faulty) Module() string { return f.module }
 //	error CKR           instead of the call
 //	short, empty, zero, bit, other, huge   C_Sign: a wrong signature; other: a good one, over something else; huge: of a length that is not there
 //	garbage             C_GetAttributeValue: all values
+//	derives             C_GetAttributeValue: CKA_DERIVE is true
 //	empty               C_GetMechanismList
 //	flags BITS          C_GetTokenInfo: these flags too
 func (f *Faulty) Tell(faults ...string) { f.write(strings.Join(faults, "\n") + "\n") }

@@ -116,6 +116,10 @@ static CK_RV faulty_C_GetAttributeValue(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o,
 		for (CK_ULONG i = 0; i < count; i++)
 			if (template[i].pValue != NULL)
 				memset(template[i].pValue, 0xa5, template[i].ulValueLen);
+	if (rv == CKR_OK && is("C_GetAttributeValue", "derives"))
+		for (CK_ULONG i = 0; i < count; i++)
+			if (template[i].pValue != NULL && template[i].type == CKA_DERIVE)
+				*(CK_BBOOL *)template[i].pValue = CK_TRUE;
 	return rv;
 }
 
