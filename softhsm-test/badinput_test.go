@@ -55,6 +55,12 @@ func (c *cast) refused(row bad) {
 
 // send makes a request whose body no client of ours would make.
 func (c *cast) send(ctx context.Context, cert *tls.Certificate, path, body string, header ...string) error {
+	_, err := c.answer(ctx, cert, path, body, header...)
+	return err
+}
+
+// answer is send, with the answer's header.
+func (c *cast) answer(ctx context.Context, cert *tls.Certificate, path, body string, header ...string) (http.Header, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: c.roots}
 	if cert != nil {
 		conf.Certificates = []tls.Certificate{*cert}
@@ -64,7 +70,7 @@ func (c *cast) send(ctx context.Context, cert *tls.Certificate, path, body strin
 	defer tr.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+path, strings.NewReader(body))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	for i := 0; i < len(header); i += 2 {
@@ -72,21 +78,21 @@ func (c *cast) send(ctx context.Context, cert *tls.Certificate, path, body strin
 	}
 	resp, err := (&http.Client{Transport: tr, Timeout: 10 * time.Second}).Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if resp.StatusCode/100 == 2 {
-		return nil
+		return resp.Header, nil
 	}
 	var p client.Problem
 	if err := json.Unmarshal(text, &p.Problem); err != nil {
-		return fmt.Errorf("status %d is no problem: %s", resp.StatusCode, text)
+		return resp.Header, fmt.Errorf("status %d is no problem: %s", resp.StatusCode, text)
 	}
-	return &p
+	return resp.Header, &p
 }
 
 // TestBadInput sends what a client must not, over the real API. Each row is right but for one thing.

@@ -235,6 +235,7 @@ type logged struct {
 	index uint64
 	raw   []byte
 	Type  record.Type `json:"type"`
+	Time  time.Time   `json:"time"`
 	Code  string      `json:"code"`
 	Body  struct {
 		Kind     string `json:"kind"`

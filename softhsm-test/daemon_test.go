@@ -46,16 +46,18 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// newDir is where an appliance can be made. Its path is short, for the sockets in it. A software TPM that a killed daemon
-// leaves there ends with the test.
+// newDir is where an appliance can be made. Its path is short, for the sockets in it. Software TPMs that a killed daemon
+// leaves there end with the test.
 func newDir(t testing.TB) string {
 	t.Helper()
 	base, err := os.MkdirTemp("", "sg")
 	must(t, err)
 	dir := filepath.Join(base, "dev")
 	t.Cleanup(func() {
-		if pid, ok := tpmPID(dir); ok {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+		for _, tpm := range []string{"tpm", "token-tpm"} {
+			if pid, ok := pidOf(dir, tpm); ok {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+			}
 		}
 		_ = os.RemoveAll(base)
 	})
@@ -63,8 +65,10 @@ func newDir(t testing.TB) string {
 }
 
 // tpmPID is the software TPM of dir, if it runs.
-func tpmPID(dir string) (int, bool) {
-	text, err := os.ReadFile(filepath.Join(dir, "devices", "tpm", "swtpm.pid"))
+func tpmPID(dir string) (int, bool) { return pidOf(dir, "tpm") }
+
+func pidOf(dir, tpm string) (int, bool) {
+	text, err := os.ReadFile(filepath.Join(dir, "devices", tpm, "swtpm.pid"))
 	if err != nil {
 		return 0, false
 	}
@@ -73,7 +77,7 @@ func tpmPID(dir string) (int, bool) {
 		return 0, false
 	}
 	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return pid, err == nil && strings.Contains(string(args), filepath.Join(dir, "devices", "tpm"))
+	return pid, err == nil && strings.Contains(string(args), filepath.Join(dir, "devices", tpm, "state"))
 }
 
 // launch runs `signetd dev` without waiting for anything.

@@ -36,7 +36,7 @@ func TestDemonstration(t *testing.T) {
 	t.Run("tampered", func(t *testing.T) { tampered(t, filepath.Join(demo, "bundle")) })
 	t.Run("keys", func(t *testing.T) { keysStay(t, dir) })
 	t.Run("fsck", func(t *testing.T) { fsck(t, dir) })
-	t.Run("doctor", func(t *testing.T) { doctorIsPleased(t, dir, "hsm_pin", "key_kept", "key_certificate") })
+	t.Run("doctor", func(t *testing.T) { doctorIsPleased(t, dir, inTokens...) })
 }
 
 type head struct {

@@ -112,12 +112,8 @@ func (c *cast) withoutHSM(t *testing.T, dir string, task v1.Task, a *agent) {
 }
 
 func (c *cast) withoutTPM(t *testing.T, dir string, task v1.Task, a *agent, restart func()) {
-	pid, ok := tpmPID(dir)
-	if !ok {
-		t.Fatal("no TPM runs")
-	}
 	from := c.size()
-	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	takeTPM(t, dir, "tpm")
 	c.becomes(5*time.Second, "tpm")
 	from = max(from, c.size())
 	c.nothingGoes(t, task, a)
@@ -137,7 +133,28 @@ func (c *cast) withoutTPM(t *testing.T, dir string, task v1.Task, a *agent, rest
 // is the running appliance's.
 func startTPM(t testing.TB, dir string) {
 	t.Helper()
-	tpm := filepath.Join(dir, "devices", "tpm")
+	startDevice(t, filepath.Join(dir, "devices", "tpm"))
+}
+
+// takeTPM kills a software TPM of a running appliance, as a power cut does, and gives what starts it again.
+func takeTPM(t testing.TB, dir, name string) (bring func()) {
+	t.Helper()
+	pid, ok := pidOf(dir, name)
+	if !ok {
+		t.Fatalf("no TPM %s runs", name)
+	}
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	within(t, 10*time.Second, "the end of the TPM", func() error {
+		if _, runs := pidOf(dir, name); runs {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	return func() { startDevice(t, filepath.Join(dir, "devices", name)) }
+}
+
+func startDevice(t testing.TB, tpm string) {
+	t.Helper()
 	socket := filepath.Join(tpm, "sock")
 	for _, path := range []string{socket, socket + ".ctrl"} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

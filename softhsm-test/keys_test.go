@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/signet-pki/signet/internal/devkit"
-	"github.com/signet-pki/signet/internal/swtpmd"
 	"github.com/signet-pki/signet/internal/testrig/softhsm"
 )
 
@@ -78,8 +77,11 @@ func privateKeys(list string) map[string]string {
 // noKeyFiles looks for private keys, as PEM and as DER, outside the devices' own stores. Those that are there are no keys
 // of the appliance: the first operator's, the policy author's, and those of the software TPM's pretended manufacturer.
 func noKeyFiles(t *testing.T, dir string) {
-	allowed := []string{"operator.key", "policy.key", "devices/tpm/ca/signkey.pem", "devices/tpm/ca/swtpm-localca-rootca-privkey.pem"}
-	stores := []string{"devices/tokens", "devices/tpm/state"}
+	allowed := []string{"operator.key", "policy.key"}
+	for _, tpm := range []string{"tpm", "token-tpm"} {
+		allowed = append(allowed, "devices/"+tpm+"/ca/signkey.pem", "devices/"+tpm+"/ca/swtpm-localca-rootca-privkey.pem")
+	}
+	stores := []string{"devices/tokens", "devices/tpm/state", "devices/token-tpm/state", "devices/store"}
 	seen := 0
 	must(t, fs.WalkDir(os.DirFS(dir), ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || slices.Contains(stores, path) {
@@ -169,9 +171,12 @@ func TestHoldsKey(t *testing.T) {
 // doctorIsPleased runs the doctor with the devices there and the daemon stopped: a software TPM has one user at a time. keys are the
 // checks of the keys, which depend on where these are.
 func doctorIsPleased(t *testing.T, dir string, keys ...string) {
-	p, err := swtpmd.Start(t.Context(), filepath.Join(dir, "devices", "tpm"))
+	env := []string{"SOFTHSM2_CONF=", "TPM2_PKCS11_STORE=", "TPM2_PKCS11_TCTI="} // it finds the directory's own
+	for _, variable := range env {
+		t.Setenv(strings.TrimSuffix(variable, "="), "") // back to what it was when the test ends
+	}
+	p, err := devkit.Start(t.Context(), filepath.Join(dir, "devices"))
 	must(t, err)
-	env := []string{"SOFTHSM2_CONF="} // it finds the directory's own
 	out, code := command(t, "", env, program("signetd"), "doctor", "--config", filepath.Join(dir, "signet.yaml"))
 	must(t, p.Stop())
 	if code != 0 || strings.Contains(out, "FAIL") {
@@ -187,3 +192,6 @@ func doctorIsPleased(t *testing.T, dir string, keys ...string) {
 		t.Errorf("without a TPM: exit %d\n%s", code, out)
 	}
 }
+
+// inTokens are the doctor's checks of keys in tokens.
+var inTokens = []string{"hsm_pin", "key_kept", "key_certificate"}

@@ -31,7 +31,7 @@ func TestModuleMisbehaves(t *testing.T) {
 		tokens.Issuing.Module, tokens.Issuing.Isolate, tokens.Issuing.Timeout = module, true, 2*time.Second
 	})
 	d := p.serve(t)
-	l := startLoad(t, p.c, p.task)
+	l := startLoad(t, p.c, p.task, workers)
 	for _, fault := range []string{"abort", "segv", "hang", "other", "error 0x30"} {
 		l.signs(t)
 		p.module.Tell("C_Sign " + fault)
@@ -127,38 +127,8 @@ func TestModuleCrashWithoutIsolation(t *testing.T) {
 	p.verifies(t, d)
 }
 
-// TestSoakTokensTakenAway takes the tokens away and brings them back under load; 3 times in an ordinary run, 50 times in a
-// long one.
-func TestSoakTokensTakenAway(t *testing.T) {
-	rounds := 3
-	if os.Getenv("SIGNET_SOAK") != "" {
-		rounds = 50
-	}
-	dir := newDir(t)
-	d := start(t, dir)
-	c := newCast(t, dir, d.url)
-	_, task := c.task(c.orchestrator)
-	tokens := filepath.Join(dir, "devices", "tokens")
-	l := startLoad(t, c, task)
-	var longest time.Duration
-	for range rounds {
-		l.signs(t)
-		must(t, os.Rename(tokens, tokens+".away"))
-		l.onlyFails(t)
-		must(t, os.Rename(tokens+".away", tokens))
-		back := time.Now()
-		l.signs(t)
-		longest = max(longest, time.Since(back))
-	}
-	t.Logf("%d rounds, healed within %v", rounds, longest.Round(time.Millisecond))
-	l.stop(t)
-	c.becomes(20 * time.Second)
-	must(t, c.works(task))
-	l.agreesWithLog(t)
-	planted{dir: dir, c: c}.verifies(t, d)
-}
-
-// planted is an appliance whose issuing token is behind a module that can be told to misbehave.
+// planted is an appliance with a configuration of its own; where plantModule made it, with tokens behind a module that can be told
+// to misbehave.
 type planted struct {
 	dir    string
 	url    string
@@ -167,9 +137,21 @@ type planted struct {
 	task   v1.Task
 }
 
-// plantModule makes an appliance and a task with the development daemon, which has the identity provider, stops it, and puts
-// the module in.
+// plantModule puts a module in.
 func plantModule(t *testing.T, change func(tokens *appliance.Tokens, module string)) planted {
+	t.Helper()
+	var module *softhsm.Faulty
+	p := plant(t, func(cfg *appliance.Config) {
+		module = softhsm.NewFaulty(t, cfg.Tokens.Issuing.Module)
+		change(&cfg.Tokens, module.Module())
+	})
+	p.module = module
+	return p
+}
+
+// plant makes an appliance and a task with the development daemon, which has the identity provider, stops it, and changes the
+// configuration.
+func plant(t *testing.T, change func(cfg *appliance.Config)) planted {
 	t.Helper()
 	p := planted{dir: newDir(t)}
 	d := start(t, p.dir)
@@ -180,8 +162,7 @@ func plantModule(t *testing.T, change func(tokens *appliance.Tokens, module stri
 	path := filepath.Join(p.dir, "signet.yaml")
 	cfg, err := appliance.LoadConfig(path)
 	must(t, err)
-	p.module = softhsm.NewFaulty(t, cfg.Tokens.Issuing.Module)
-	change(&cfg.Tokens, p.module.Module())
+	change(&cfg)
 	text, err := yaml.Marshal(cfg)
 	must(t, err)
 	must(t, os.WriteFile(path, text, 0o600))
@@ -223,6 +204,7 @@ func (p planted) verifies(t *testing.T, d *daemon) {
 type load struct {
 	c       *cast
 	task    v1.Task
+	n       int64 // workers
 	from    uint64
 	cancel  func()
 	workers sync.WaitGroup
@@ -230,18 +212,19 @@ type load struct {
 
 	mu     sync.Mutex
 	issued []*agent
-	wrong  []error // what is neither an agent nor a refusal as it should be
+	codes  map[string]int // of refusals
+	wrong  []error        // what is neither an agent nor a refusal as it should be
 }
 
 // workers spawn at a time: more than the token has sessions.
 const workers = 8
 
-func startLoad(t *testing.T, c *cast, task v1.Task) *load {
+func startLoad(t *testing.T, c *cast, task v1.Task, n int64) *load {
 	t.Helper()
-	l := &load{c: c, task: task, from: c.size()}
+	l := &load{c: c, task: task, n: n, from: c.size(), codes: map[string]int{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	l.cancel = cancel
-	for range workers {
+	for range n {
 		l.workers.Go(func() {
 			for ctx.Err() == nil {
 				a, err := spawn(ctx, c.orchestrator, task)
@@ -263,6 +246,7 @@ func (l *load) note(ctx context.Context, a *agent, err error) {
 	case ctx.Err() != nil: // stopped
 	case errors.As(err, &p) && p.Status == 503 && refusedWith(err, "not_ready", "signing_failed", "signing_unavailable", "audit_unavailable") == nil:
 		l.failed.Add(1)
+		l.codes[p.Code]++
 	default:
 		l.wrong = append(l.wrong, err)
 	}
@@ -298,9 +282,9 @@ func (l *load) onlyFails(t *testing.T) {
 			return nil
 		})
 	}
-	fails(3 * workers) // those under way at first may still have had their signature
+	fails(3 * l.n) // those under way at first may still have had their signature
 	was := l.count()
-	fails(5 * workers)
+	fails(5 * l.n)
 	if n := l.count() - was; n > 0 {
 		t.Errorf("%d certificates were issued", n)
 	}
@@ -313,7 +297,7 @@ func (l *load) stop(t *testing.T) {
 	for _, err := range l.wrong {
 		t.Errorf("a request ended with: %v", err)
 	}
-	t.Logf("%d certificates, %d refusals", len(l.issued), l.failed.Load())
+	t.Logf("%d certificates, refusals: %v", len(l.issued), l.codes)
 }
 
 // agreesWithLog checks that every certificate verifies and has one entry, which was not reported as failed, and that every
@@ -355,13 +339,13 @@ func (l *load) agreesWithLog(t *testing.T) {
 		}
 		delete(issues, a.issued.SPIFFEID)
 	}
-	open := 0
+	open := int64(0)
 	for _, index := range issues {
 		if !failed[index] {
 			open++ // the client was stopped before its answer
 		}
 	}
-	if open > workers+1 {
+	if open > l.n+1 {
 		t.Errorf("%d entries have neither certificate nor failure", open)
 	}
 }
