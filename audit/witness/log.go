@@ -3,6 +3,7 @@ package witness
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	fnote "github.com/transparency-dev/formats/note"
 	"golang.org/x/mod/sumdb/note"
@@ -22,6 +23,30 @@ const (
 type Log struct {
 	vkey
 	verifier note.Verifier
+	others   []note.Verifier // of other keys of the same log
+}
+
+// Also takes a further key of the same log: one that it had before it rotated its key, or has since.
+func (l Log) Also(text string) (Log, error) {
+	other, err := ParseLog(text)
+	if err != nil {
+		return Log{}, err
+	}
+	if other.name != l.name || other.String() == l.String() {
+		return Log{}, fmt.Errorf("witness: log key: %q is no other key of %s", text, l.name)
+	}
+	l.others = append(slices.Clone(l.others), other.verifier)
+	return l, nil
+}
+
+// signer is of the key that a checkpoint is signed with: the first of the log's that is named in it.
+func (l Log) signer(signed []byte) note.Verifier {
+	for _, v := range append([]note.Verifier{l.verifier}, l.others...) {
+		if n, err := note.Open(signed, note.VerifierList(v)); err == nil && len(n.Sigs) > 0 {
+			return v
+		}
+	}
+	return l.verifier
 }
 
 // ParseLog reads a log's verifier key: Ed25519 or ECDSA.
@@ -40,7 +65,8 @@ func ParseLog(text string) (Log, error) {
 // Open verifies a signed checkpoint of the log. own is the note with the log's signature alone. Errors match
 // [ErrMalformed] or [ErrUnsigned].
 func (l Log) Open(signed []byte) (c checkpoint.Checkpoint, own []byte, err error) {
-	c, err = checkpoint.Open(signed, l.verifier)
+	verifier := l.signer(signed)
+	c, err = checkpoint.Open(signed, verifier)
 	switch {
 	case errors.Is(err, checkpoint.ErrUnsigned) && !isNote(signed):
 		return c, nil, fmt.Errorf("%w: checkpoint", ErrMalformed)
@@ -51,7 +77,7 @@ func (l Log) Open(signed []byte) (c checkpoint.Checkpoint, own []byte, err error
 	case c.Origin != l.name:
 		return c, nil, fmt.Errorf("%w: it is of another log, %q", ErrUnsigned, c.Origin)
 	}
-	n, err := note.Open(signed, note.VerifierList(l.verifier))
+	n, err := note.Open(signed, note.VerifierList(verifier))
 	if err != nil {
 		return c, nil, fmt.Errorf("%w: %w", ErrUnsigned, err)
 	}

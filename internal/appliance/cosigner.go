@@ -121,7 +121,7 @@ func openCosigner(dir string, cfg Witness, signer *witness.Signer, now func() ti
 	}
 	c := &cosigner{signer: signer, logs: map[string]*watchedLog{}, now: now, fork: fork, log: log, write: durable.WriteFile}
 	for _, l := range cfg.Logs {
-		known, err := witness.ParseLog(l.Key)
+		known, err := l.log()
 		if err != nil {
 			return nil, err
 		}

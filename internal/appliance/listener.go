@@ -61,34 +61,36 @@ func (l *listener) renew(ctx context.Context) error {
 }
 
 // Run renews the certificate when a third of its life is left, and in place of one that nobody can trust at once, until
-// ctx ends.
+// ctx ends. It looks at the clock again and again: one that was set, or that went on while the machine slept, counts.
 func (l *listener) Run(ctx context.Context) error {
-	timer := time.NewTimer(l.due())
-	defer timer.Stop()
+	tick := time.NewTicker(retryRenewal)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-timer.C:
+		case <-tick.C:
+			if !l.due() {
+				continue
+			}
 			if err := l.renew(ctx); err != nil {
 				l.log.Error("the listener's certificate was not renewed", slog.Any("error", err))
 			}
-			timer.Reset(l.due())
 		}
 	}
 }
 
-// retryRenewal is how soon a renewal that failed is tried again.
+// retryRenewal is how often Run looks, and so how soon a renewal that failed is tried again.
 const retryRenewal = 10 * time.Second
 
-// due is how long the present certificate may stay.
-func (l *listener) due() time.Duration {
+// due says whether the present certificate should be replaced.
+func (l *listener) due() bool {
 	c := l.cert.Load()
 	if c == nil || c.Leaf == nil {
-		return retryRenewal
+		return true
 	}
 	third := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore) / 3
-	return max(c.Leaf.NotAfter.Add(-third).Sub(l.now()), retryRenewal)
+	return !l.now().Before(c.Leaf.NotAfter.Add(-third))
 }
 
 // begin gets the first certificate. An appliance that cannot issue one still answers, with a certificate that nobody can

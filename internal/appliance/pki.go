@@ -75,6 +75,12 @@ func (c *Config) loadSeries(name string) ([]*x509.Certificate, error) {
 
 // newCertifier finds the key of each issuing CA, once.
 func (c *Config) newCertifier(ctx context.Context, t trust, issuing keyring, now func() time.Time) (*certifier, error) {
+	if err := checkOverlap("agent-ca", t.agents, c.Limits.AgentTTL); err != nil {
+		return nil, err
+	}
+	if err := checkOverlap("service-ca", t.services, operatorTTL); err != nil {
+		return nil, err
+	}
 	out := &certifier{now: now}
 	for n, cert := range t.agents {
 		i, err := c.newIssuer(ctx, cert, t.root, issuing, "agent-ca-"+strconv.Itoa(n+1), ca.Profile{
@@ -96,6 +102,21 @@ func (c *Config) newCertifier(ctx context.Context, t trust, issuing keyring, now
 		out.services = append(out.services, i)
 	}
 	return out, nil
+}
+
+// checkOverlap refuses CAs that follow each other so late that a certificate would outlive the one that signs it, and be cut short:
+// each begins when the one before it is still valid for the longest life of a certificate.
+func checkOverlap(name string, series []*x509.Certificate, life time.Duration) error {
+	for n := 1; n < len(series); n++ {
+		before, next := series[n-1], series[n]
+		if next.NotBefore.Before(before.NotBefore) {
+			return fmt.Errorf("pki: %s-%d begins before %s-%d", name, n+1, name, n)
+		}
+		if overlap := before.NotAfter.Sub(next.NotBefore); overlap < life {
+			return fmt.Errorf("pki: %s-%d begins %s before %s-%d ends, and certificates live for %s", name, n+1, overlap, name, n, life)
+		}
+	}
+	return nil
 }
 
 // operatorTTL is the life of the longest-lived certificate of the service CAs.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/signet-pki/signet/audit/checkpoint"
 	"github.com/signet-pki/signet/audit/merkle"
+	"github.com/signet-pki/signet/audit/rotation"
 	"github.com/signet-pki/signet/audit/witness"
 )
 
@@ -46,6 +47,8 @@ type Witness struct {
 type WitnessedLog struct {
 	// Key is the log's verifier key in text, name+hash+key; the name is its origin.
 	Key string `yaml:"key"`
+	// OtherKeys are further keys of the same log: those from before it rotated its audit key, or the next one.
+	OtherKeys []string `yaml:"other_keys,omitempty"`
 	// Start is where to begin, if not with the empty tree. It means nothing once a checkpoint was cosigned.
 	Start *TreeHead `yaml:"start,omitempty"`
 }
@@ -110,9 +113,23 @@ func (w *Witness) check(p *problems, origin string) {
 		}
 		p.unless(!names[log.Name()], field+".key", "this log itself, or one that is there already")
 		names[log.Name()] = true
+		_, err = l.log()
+		p.unless(err == nil && len(l.OtherKeys) < rotation.MaxKeys, field+".other_keys", "other keys of the same log")
 		_, err = l.Start.head(log)
 		p.unless(err == nil, field+".start", "a size above 0 and a root of 32 bytes in base64")
 	}
+}
+
+// log is the log by all of its keys.
+func (l *WitnessedLog) log() (witness.Log, error) {
+	log, err := witness.ParseLog(l.Key)
+	for _, key := range l.OtherKeys {
+		if err != nil {
+			break
+		}
+		log, err = log.Also(key)
+	}
+	return log, err
 }
 
 // head is where to begin with a log of which nothing was cosigned.
