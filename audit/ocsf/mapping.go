@@ -110,6 +110,7 @@ var table = map[record.Type]row{
 	record.TypeSeal:         {Create, Success, Informational, nil},
 	record.TypeAlarm:        {Other, Unknown, High, nil},
 	record.TypeAct:          {Update, Success, High, nil},
+	record.TypeRotation:     {Update, Success, High, nil},
 }
 
 // opEvaluation is what a decision is called in denials.

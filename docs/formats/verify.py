@@ -3,7 +3,7 @@
 signet-verify. Usage: verify.py BUNDLE... (directories or tar archives). Python 3.11 with its standard library, and openssl for signatures.
 It checks the core: files, manifest, entries, payloads, tree, checkpoint, seals, the TPM's statements, the keys that entry 0 pins, and that each
 certificate has its entry. It leaves to signet-verify: trust file, parts of a log, tiles above level 0, paths of certificates, delegation, consent,
-policy, revocation, what was erased or not selected (it calls that absent), what prune entries say of archives, entries about PCRs that did not change, the EK. The keys are the bundle's own: compare what the last line says with what you know.
+policy, revocation, what was erased or not selected (it calls that absent), what prune entries say of archives, logs whose audit key was changed (it refuses them), entries about PCRs that did not change, the EK. The keys are the bundle's own: compare what the last line says with what you know.
 Prints "check index file: text" for each failure ("-" where there is none; below seals/ the index is the seal's number), the same behind
 "unproven" for what the bundle does not show, and the verdict. Exit status: 0 valid, 1 invalid, 2 unreadable or wrong usage."""
 import base64, bisect, collections, datetime, functools, hashlib, hmac, json, os, pathlib, re, shutil, struct, subprocess, sys, tarfile, tempfile

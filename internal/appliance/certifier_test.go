@@ -58,7 +58,9 @@ func newSeries(t *testing.T) *series {
 		Operator:   ceremony.OperatorConfig{Name: "admin", ValidityDays: 30, PublicKey: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))},
 	})
 	must(t, err)
-	r, err := ceremony.Run(t.Context(), plan, keys, person.Public(), s.begun)
+	ak, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	r, err := ceremony.Run(t.Context(), plan, keys, ak.Public(), s.begun)
 	must(t, err)
 	s.root = r.Root.Leaf
 	s.certifier = &certifier{now: s.clock}
