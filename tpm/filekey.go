@@ -98,18 +98,12 @@ func (k *Keys) Create(ctx context.Context, curve elliptic.Curve) (KeyFile, error
 }
 
 func (k *Keys) create(c *conn, template tpm2.TPMTPublic) (KeyFile, error) {
-	d := k.device
-	if _, err := d.loadSRK(c); err != nil {
-		return KeyFile{}, err
-	}
-	session, err := d.session(nil, tpm2.AESEncryption(128, tpm2.EncryptInOut))
+	parent, err := k.device.loadSRK(c)
 	if err != nil {
 		return KeyFile{}, err
 	}
-	parent := d.srkHandle()
-	parent.Auth = session
 	rsp, err := tpm2.Create{
-		ParentHandle: parent, InPublic: tpm2.New2B(template),
+		ParentHandle: parent.auth(parent.session(nil, tpm2.AESEncryption(128, tpm2.EncryptInOut))), InPublic: tpm2.New2B(template),
 		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: k.auth}}},
 	}.Execute(c)
 	if errors.Is(err, tpm2.TPMRCCurve) {
@@ -238,13 +232,13 @@ func (f *FileKey) scheme() tpm2.TPMTSigScheme {
 
 // loaded has the TPM load the key for one command, which goes through a session of its own.
 func (f *FileKey) loaded(c *conn, use func(tpm2.AuthHandle) error) error {
-	d := f.keys.device
-	if _, err := d.loadSRK(c); err != nil {
+	parent, err := f.keys.device.loadSRK(c)
+	if err != nil {
 		return err
 	}
 	// Loading needs no session: what the TPM loaded is compared by its name in the session of the command that uses it.
 	rsp, err := tpm2.Load{
-		ParentHandle: d.srkHandle(), InPrivate: tpm2.TPM2BPrivate{Buffer: f.file.private},
+		ParentHandle: parent.auth(tpm2.PasswordAuth(nil)), InPrivate: tpm2.TPM2BPrivate{Buffer: f.file.private},
 		InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](f.file.key.Marshal()),
 	}.Execute(c)
 	if err != nil {
@@ -254,10 +248,7 @@ func (f *FileKey) loaded(c *conn, use func(tpm2.AuthHandle) error) error {
 	if !bytes.Equal(rsp.Name.Buffer, f.file.key.Name()) {
 		return fmt.Errorf("%w: another key was loaded", ErrRefused)
 	}
-	session, err := d.session(f.keys.auth, tpm2.AESEncryption(128, tpm2.EncryptIn))
-	if err != nil {
-		return err
-	}
+	session := parent.session(f.keys.auth, tpm2.AESEncryption(128, tpm2.EncryptIn))
 	err = use(tpm2.AuthHandle{Handle: rsp.ObjectHandle, Name: rsp.Name, Auth: session})
 	if errors.Is(err, tpm2.TPMRCAuthFail) || errors.Is(err, tpm2.TPMRCBadAuth) {
 		err = fmt.Errorf("%w: %w", ErrAuth, err)
@@ -296,7 +287,7 @@ func (k *Keys) Certify(ctx context.Context, key *FileKey, qualifying []byte) (qu
 		if s, err = key.certify(c, qualifying); err != nil {
 			return d.explain(c, err)
 		}
-		if err := ak.VerifyHeld(s, qualifying, d.srk, key.file.key); err != nil {
+		if err := ak.VerifyHeld(s, qualifying, d.srk.SRK, key.file.key); err != nil {
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		}
 		return nil

@@ -218,7 +218,7 @@ func TestTPMKeepsThePIN(t *testing.T) {
 		must(t, err)
 		defer c.flush(object.ObjectHandle)
 		handle := tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: tpm2.PasswordAuth(nil)}
-		_, err = tpm2.ObjectChangeAuth{ObjectHandle: handle, ParentHandle: tpm2.NamedHandle{Handle: storageHandle, Name: parent.name}}.Execute(c)
+		_, err = tpm2.ObjectChangeAuth{ObjectHandle: handle, ParentHandle: tpm2.NamedHandle{Handle: SRKHandle, Name: parent.name}}.Execute(c)
 		want(t, err, tpm2.TPMRCAuthType)
 		_, err = tpm2.Unseal{ItemHandle: handle}.Execute(c)
 		return err
@@ -294,11 +294,11 @@ func TestSubstitutedParent(t *testing.T) {
 	mallory := open(t, swtpm.New(t))
 	var substitute []byte
 	must(t, mallory.do(t.Context(), "make key", func(c *conn) error {
-		if _, err := ensureStorageKey(c); err != nil {
+		if _, err := mallory.ensureStorageKey(c); err != nil {
 			return err
 		}
 		var err error
-		substitute, err = readPublic(c, storageHandle)
+		substitute, err = readPublic(c, SRKHandle)
 		return err
 	}))
 	own := s.storagePublic()
@@ -312,7 +312,7 @@ func (s *sealing) storagePublic() []byte {
 	s.Helper()
 	var public []byte
 	must(s, s.d.do(s.Context(), "read", func(c *conn) (err error) {
-		public, err = readPublic(c, storageHandle)
+		public, err = readPublic(c, SRKHandle)
 		return err
 	}))
 	return public

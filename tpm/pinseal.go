@@ -24,14 +24,14 @@ func (d *Device) SealPIN(ctx context.Context, token string, pin []byte, approver
 	}
 	s := &SealedPIN{token: token, nonce: freshNonce(), approver: approver}
 	err := d.do(ctx, "seal PIN", func(c *conn) error {
-		parent, err := ensureStorageKey(c)
+		parent, err := d.ensureStorageKey(c)
 		if err != nil {
 			return err
 		}
 		if s.ek, err = d.digestOfEK(c); err != nil {
 			return err
 		}
-		s.srk = parent.name.Buffer
+		s.srk = parent.Name()
 		if err := s.create(c, parent, pin); err != nil {
 			return err
 		}
@@ -49,7 +49,7 @@ func (s *SealedPIN) create(c *conn, parent storageKey, pin []byte) error {
 		return err
 	}
 	rsp, err := tpm2.Create{
-		ParentHandle: parent.auth(tpm2.HMAC(tpm2.TPMAlgSHA256, 16, parent.salted(), tpm2.AESEncryption(128, tpm2.EncryptIn))),
+		ParentHandle: parent.auth(parent.session(nil, tpm2.AESEncryption(128, tpm2.EncryptIn))),
 		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
 			Data: tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: pin}),
 		}},

@@ -93,7 +93,7 @@ type Device struct {
 	suspect bool // the transport failed: objects may be left in the TPM, which may be another one
 	ak      *quote.AK
 	counter *quote.NVCounter
-	srk     *quote.SRK
+	srk     *storageKey
 	// Whether ak, counter and srk were compared with the TPM since the last failure.
 	akChecked, counterChecked, srkChecked bool
 }
