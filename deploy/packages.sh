@@ -32,6 +32,8 @@ if [ "${1:-}" = test ]; then
 	need gnutls-bin gnutls-cli
 	# Custodians sign with it.
 	need openssh-client ssh-keygen
+	# A second PKCS#11 module, over a TPM.
+	need libtpm2-pkcs11-1 "/usr/lib/$(gcc -print-multiarch 2>/dev/null)/libtpm2_pkcs11.so.1"
 	# OpenSSL's provider for TPMs, another reader of key files.
 	need tpm2-openssl "/usr/lib/$(gcc -print-multiarch 2>/dev/null)/ossl-modules/tpm2.so"
 	# A collector of syslog, and its TLS.

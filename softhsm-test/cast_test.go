@@ -53,14 +53,7 @@ type cast struct {
 // newCast makes everybody known with the first operator's key.
 func newCast(t testing.TB, dir, base string) *cast {
 	t.Helper()
-	c := &cast{t: t, url: base, roots: x509.NewCertPool()}
-	root, err := os.ReadFile(filepath.Join(dir, "pki", "root.pem"))
-	must(t, err)
-	c.roots.AppendCertsFromPEM(root)
-	c.rootPEM = root
-	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "pki", "operator.pem"), filepath.Join(dir, "operator.key"))
-	must(t, err)
-	c.operator = c.person(&cert)
+	c := newOperator(t, dir, base)
 	note, err := c.operator.Checkpoint(t.Context())
 	must(t, err)
 	c.origin, _, _ = strings.Cut(string(note), "\n")
@@ -71,6 +64,20 @@ func newCast(t testing.TB, dir, base string) *cast {
 		return c.operator.RegisterService(t.Context(), v1.ServiceRegistration{Name: name, CSR: csr})
 	})
 	c.orchestrator = c.join()
+	return c
+}
+
+// newOperator knows the first operator alone, whose appliance need not run yet.
+func newOperator(t testing.TB, dir, base string) *cast {
+	t.Helper()
+	c := &cast{t: t, url: base, roots: x509.NewCertPool()}
+	root, err := os.ReadFile(filepath.Join(dir, "pki", "root.pem"))
+	must(t, err)
+	c.roots.AppendCertsFromPEM(root)
+	c.rootPEM = root
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "pki", "operator.pem"), filepath.Join(dir, "operator.key"))
+	must(t, err)
+	c.operator = c.person(&cert)
 	return c
 }
 

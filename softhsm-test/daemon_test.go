@@ -142,6 +142,32 @@ func (d *daemon) serving() *daemon {
 	return d
 }
 
+// launchServe runs `signetd serve` with the configuration in dir, without waiting for anything.
+func launchServe(t testing.TB, dir, url string) *daemon {
+	t.Helper()
+	d := &daemon{t: t, dir: dir, url: url, exited: make(chan struct{})}
+	// #nosec G204 -- our own program; not CommandContext: the end of a test stops it in its own way
+	d.cmd = exec.Command(program("signetd"), "serve", "--config", filepath.Join(dir, "signet.yaml")) //nolint:noctx // see above
+	d.run()
+	return d
+}
+
+// ready waits until the daemon says so to one of the staff.
+func (d *daemon) ready(who *person) {
+	t := d.t
+	t.Helper()
+	within(t, 40*time.Second, "signetd serve", func() error {
+		if d.ended() {
+			t.Fatalf("signetd serve ended: %v\n%s", d.err, d.out.String())
+		}
+		r, err := who.Ready(t.Context())
+		if err == nil && r.Status != "ready" {
+			err = fmt.Errorf("%+v", r)
+		}
+		return err
+	})
+}
+
 func (d *daemon) ended() bool {
 	select {
 	case <-d.exited:

@@ -173,20 +173,8 @@ func plant(t *testing.T, change func(cfg *appliance.Config)) planted {
 // serve runs the daemon as an operator does, until it is ready.
 func (p planted) serve(t *testing.T) *daemon {
 	t.Helper()
-	d := &daemon{t: t, dir: p.dir, url: p.url, exited: make(chan struct{})}
-	// #nosec G204 -- our own program; not CommandContext: the end of a test stops it in its own way
-	d.cmd = exec.Command(program("signetd"), "serve", "--config", filepath.Join(p.dir, "signet.yaml")) //nolint:noctx // see above
-	d.run()
-	within(t, 40*time.Second, "signetd serve", func() error {
-		if d.ended() {
-			t.Fatalf("signetd serve ended: %v\n%s", d.err, d.out.String())
-		}
-		r, err := p.c.auditor.Ready(t.Context())
-		if err == nil && r.Status != "ready" {
-			err = fmt.Errorf("%+v", r)
-		}
-		return err
-	})
+	d := launchServe(t, p.dir, p.url)
+	d.ready(p.c.auditor)
 	return d
 }
 

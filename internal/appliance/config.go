@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -98,6 +99,9 @@ type Token struct {
 	Module string `yaml:"module"`
 	// Label is the token's label.
 	Label string `yaml:"label"`
+	// LabelPrefix begins the labels of this appliance's keys, where others have keys on the token: [A-Za-z0-9._-], at most 32. It is
+	// part of the keys' names: set it before the ceremony, and never change it.
+	LabelPrefix string `yaml:"label_prefix,omitempty"`
 	// PINFile holds the user PIN: a file that only the appliance's user can read, "credential:NAME", or "sealed:FILE" of
 	// `signetd pin seal`, which the TPM opens under the PCR values that were approved.
 	PINFile string `yaml:"pin_file"`
@@ -339,6 +343,8 @@ func (c *Config) checkProviders(p *problems) {
 	}
 }
 
+var labelPrefix = regexp.MustCompile(`^[A-Za-z0-9._-]{0,32}$`)
+
 func (t Token) check(p *problems, field string) {
 	p.unless(t.Queue >= 0 && t.Queue <= 65536, field+".queue", "at most 65536")
 	if t.TPM {
@@ -348,6 +354,7 @@ func (t Token) check(p *problems, field string) {
 	}
 	p.unless(filepath.IsAbs(t.Module), field+".module", "an absolute path")
 	p.unless(t.Label != "", field+".label", "missing")
+	p.unless(labelPrefix.MatchString(t.LabelPrefix), field+".label_prefix", "at most 32 of A-Z, a-z, 0-9, dot, underscore and hyphen")
 	p.unless(t.PINFile != "", field+".pin_file", "missing")
 	p.unless(t.PINFile == "" || validPINFile(t.PINFile), field+".pin_file", "a file, credential:NAME or sealed:FILE")
 }

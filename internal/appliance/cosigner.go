@@ -95,7 +95,7 @@ func (a *Appliance) witnessKey(ctx context.Context) (crypto.Signer, error) {
 	case err == nil && !made && exists(filepath.Join(dir, witnessKeyFile)):
 		return nil, fmt.Errorf("%s has the heads of a key that is not in the audit token", dir)
 	case errors.Is(err, fs.ErrNotExist) && made:
-		return nil, fmt.Errorf("the audit token has the key %q, and its directory of heads %s is gone: it must not sign again. Remove the key to become a new witness", witnessObject, dir)
+		return nil, fmt.Errorf("the audit token has the key %q, and its directory of heads %s is gone: it must not sign again. Remove the key to become a new witness", token.object(witnessObject), dir)
 	case errors.Is(err, fs.ErrNotExist):
 		if err := errors.Join(os.Mkdir(dir, 0o700), durable.SyncDir(filepath.Dir(dir))); err != nil {
 			return nil, err
@@ -106,7 +106,7 @@ func (a *Appliance) witnessKey(ctx context.Context) (crypto.Signer, error) {
 	if made {
 		return key, nil
 	}
-	return token.Generate(ctx, witnessObject, hsm.Ed25519)
+	return token.Generate(ctx, token.object(witnessObject), hsm.Ed25519)
 }
 
 func exists(path string) bool {

@@ -68,7 +68,11 @@ func (c *Config) certified() (map[string]map[string]*x509.Certificate, error) {
 
 // examineToken says of each step how it went; what follows a step that failed is skipped.
 func (c *Config) examineToken(ctx context.Context, subject string, t Token, certs map[string]map[string]*x509.Certificate, log *slog.Logger) []Finding {
-	labels := slices.Sorted(maps.Keys(certs[subject]))
+	named := map[string]*x509.Certificate{}
+	for label, cert := range certs[subject] {
+		named[t.LabelPrefix+label] = cert
+	}
+	labels := slices.Sorted(maps.Keys(named))
 	pin, pinErr := c.pin(ctx, t, nil, log)
 	defer clear(pin)
 	if pinErr != nil {
@@ -95,7 +99,7 @@ func (c *Config) examineToken(ctx context.Context, subject string, t Token, cert
 	if f := p.step(hsm.StepKeys, idKeys, fmt.Sprintf("%d keys were looked at", len(labels))); f.Status != Good {
 		return append(out, f)
 	}
-	return append(out, p.keys(labels, certs[subject])...)
+	return append(out, p.keys(labels, named)...)
 }
 
 // patient is a token that was examined.

@@ -46,16 +46,20 @@ func (c *Config) openKeys(ctx context.Context, name string, t Token, dev *tpm.De
 	if err != nil {
 		return nil, err
 	}
-	return tokenKeys{tok, t.Label}, nil
+	return tokenKeys{Token: tok, label: t.Label, prefix: t.LabelPrefix}, nil
 }
 
-// tokenKeys are keys in a PKCS#11 token.
+// tokenKeys are keys in a PKCS#11 token, which others may use too: the prefix tells this appliance's.
 type tokenKeys struct {
 	*hsm.Token
-	label string
+	label, prefix string
 }
 
-func (k tokenKeys) uri(label string) string { return "pkcs11:token=" + k.label + ";object=" + label }
+func (k tokenKeys) object(label string) string { return k.prefix + label }
+
+func (k tokenKeys) uri(label string) string {
+	return "pkcs11:token=" + k.label + ";object=" + k.object(label)
+}
 
 func (k tokenKeys) key(ctx context.Context, label string) (contextSigner, error) {
 	return k.Signer(ctx, k.uri(label))
@@ -66,7 +70,7 @@ func (k tokenKeys) generate(ctx context.Context, label string, strong bool) (con
 	if strong {
 		alg = hsm.P384
 	}
-	key, err := k.Generate(ctx, label, alg)
+	key, err := k.Generate(ctx, k.object(label), alg)
 	if err != nil {
 		return nil, "", err
 	}
