@@ -1,7 +1,6 @@
 package softhsmtest
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -21,6 +20,7 @@ import (
 	v1 "github.com/signet-pki/signet/api/v1"
 	"github.com/signet-pki/signet/hsm"
 	"github.com/signet-pki/signet/internal/appliance"
+	"github.com/signet-pki/signet/internal/devkit"
 	"github.com/signet-pki/signet/internal/swtpmd"
 )
 
@@ -51,12 +51,7 @@ func TestTwoAppliancesOnOneToken(t *testing.T) {
 	if string(c.rootPEM) == string(second.rootPEM) || c.origin == second.origin {
 		t.Error("they are one appliance")
 	}
-	leaf0 := string(second.entries(0)[0].raw)
-	for _, label := range []string{"b.root", "b.agent-ca-1", "b.audit"} {
-		if !strings.Contains(leaf0, ";object="+label+`"`) {
-			t.Errorf("leaf 0 does not name %s: %s", label, leaf0)
-		}
-	}
+	bothHaveKeys(t, dir)
 	out, code := command(t, "", []string{"SOFTHSM2_CONF=" + filepath.Join(dir, "devices", "softhsm2.conf")}, program("signetd"), "doctor", "--config", filepath.Join(tenant, "signet.yaml"))
 	if code != 0 || !strings.Contains(out, "ok    key_certificate") {
 		t.Errorf("doctor: exit %d\n%s", code, out)
@@ -65,6 +60,27 @@ func TestTwoAppliancesOnOneToken(t *testing.T) {
 	d.stop()
 	fsck(t, tenant)
 	fsck(t, dir)
+}
+
+// bothHaveKeys asks OpenSC what the issuing token holds.
+func bothHaveKeys(t *testing.T, landlord string) {
+	t.Helper()
+	devices := filepath.Join(landlord, "devices")
+	t.Setenv("SOFTHSM2_CONF", filepath.Join(devices, "softhsm2.conf"))
+	cfg, err := appliance.LoadConfig(filepath.Join(landlord, "signet.yaml"))
+	must(t, err)
+	pin := strings.TrimSpace(string(read(t, devkit.PINFile(devices, devkit.TokenIssuing))))
+	out, code := command(t, "", []string{"SIGNET_TEST_PIN=" + pin}, "pkcs11-tool", "--module", cfg.Tokens.Issuing.Module, "--token-label", devkit.TokenIssuing,
+		"--login", "--pin", "env:SIGNET_TEST_PIN", "--list-objects", "--type", "privkey")
+	keys := privateKeys(out)
+	if code != 0 || len(keys) != 18 {
+		t.Errorf("exit %d, %d keys:\n%s", code, len(keys), out)
+	}
+	for _, label := range []string{"agent-ca-1", "b.agent-ca-1", "jwt", "b.jwt"} {
+		if keys[label] == "" {
+			t.Errorf("no key %s in %v", label, keys)
+		}
+	}
 }
 
 // registers has a certificate issued, which belongs to the root.
@@ -99,31 +115,38 @@ func newTenant(t *testing.T, landlord string) (dir string, d *daemon) {
 	t.Helper()
 	dir = newDir(t)
 	must(t, os.MkdirAll(filepath.Join(dir, "devices"), 0o700))
-	device := filepath.Join(dir, "devices", "tpm")
-	must(t, swtpmd.Provision(t.Context(), device))
-	running, err := swtpmd.Start(t.Context(), device)
-	must(t, err)
-	t.Cleanup(running.Kill)
 	cfg, err := appliance.LoadConfig(filepath.Join(landlord, "signet.yaml"))
 	must(t, err)
 	cfg.Dir, cfg.Origin, cfg.Listen, cfg.Policy = dir, "tenant.signet.example/log", freeAddress(t), appliance.Policy{}
-	cfg.PublicURL, cfg.TPM.Path = "https://"+cfg.Listen, "unix:"+running.Socket()
+	cfg.PublicURL = "https://" + cfg.Listen
 	cfg.IdentityProviders[0].CAFile = filepath.Join(landlord, "pki", "root.pem")
 	cfg.Ceremony.Operator.PublicKey = makeOperatorKey(t, dir)
 	t.Setenv("SOFTHSM2_CONF", filepath.Join(landlord, "devices", "softhsm2.conf"))
+	cfg.TPM.Path = tpmIn(t, filepath.Join(dir, "devices", "refused")) // it will have an attestation key
 	if err := appliance.Init(t.Context(), cfg, slog.New(slog.DiscardHandler)); !errors.Is(err, hsm.ErrKeyExists) {
 		t.Errorf("init with the first appliance's labels: %v", err)
 	}
 	for _, token := range []*appliance.Token{&cfg.Tokens.Root, &cfg.Tokens.Issuing, &cfg.Tokens.Audit} {
 		token.LabelPrefix = "b."
 	}
-	must(t, appliance.Init(context.WithoutCancel(t.Context()), cfg, slog.New(slog.DiscardHandler)))
+	cfg.TPM.Path = tpmIn(t, filepath.Join(dir, "devices", "tpm"))
+	must(t, appliance.Init(t.Context(), cfg, slog.New(slog.DiscardHandler)))
 	text, err := yaml.Marshal(cfg)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "signet.yaml"), text, 0o600))
 	d = launchServe(t, dir, cfg.PublicURL)
 	d.ready(newOperator(t, dir, cfg.PublicURL).operator)
 	return dir, d
+}
+
+// tpmIn makes and runs a TPM until the test ends, and gives its path for the configuration.
+func tpmIn(t *testing.T, dir string) string {
+	t.Helper()
+	must(t, swtpmd.Provision(t.Context(), dir))
+	running, err := swtpmd.Start(t.Context(), dir)
+	must(t, err)
+	t.Cleanup(running.Kill)
+	return "unix:" + running.Socket()
 }
 
 // makeOperatorKey writes the first operator's key into dir, and gives its public half.

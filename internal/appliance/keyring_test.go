@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestTPMTokens(t *testing.T) {
+func TestTokenSettings(t *testing.T) {
 	for what, tc := range map[string]struct {
 		token Token
 		says  string // "": good
@@ -18,7 +18,11 @@ func TestTPMTokens(t *testing.T) {
 		"and a time":      {Token{TPM: true, Timeout: time.Second}, "with tpm: true only"},
 		"isolated":        {Token{TPM: true, Isolate: true}, "with tpm: true only"},
 		"a negative one":  {Token{TPM: true, Queue: -1}, "queue"},
+		"and a prefix":    {Token{TPM: true, LabelPrefix: "a."}, "with tpm: true only"},
 		"neither of both": {Token{}, "module"},
+		"a token":         {Token{Module: "/usr/lib/x.so", Label: "x", PINFile: "pin", LabelPrefix: "a.B-1_"}, ""},
+		"another's part":  {Token{Module: "/usr/lib/x.so", Label: "x", PINFile: "pin", LabelPrefix: "a;id=1"}, "tokens.audit.label_prefix"},
+		"a long prefix":   {Token{Module: "/usr/lib/x.so", Label: "x", PINFile: "pin", LabelPrefix: strings.Repeat("a", 33)}, "tokens.audit.label_prefix"},
 	} {
 		var p problems
 		tc.token.check(&p, "tokens.audit")

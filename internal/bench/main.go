@@ -37,7 +37,7 @@ type options struct {
 func main() {
 	o := options{}
 	flag.BoolVar(&o.quick, "quick", false, "fewer operations: sooner done, less exact")
-	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, decide, opa (with decide), log, history, bundle, decisions, sign, verify")
+	flag.StringVar(&o.only, "only", "", "only these, by comma: spawn, keys, decide, opa (with decide), log, history, bundle, decisions, sign, verify")
 	flag.StringVar(&o.dir, "dir", "", "where to make the appliance and the logs; the disk matters (default: the temporary directory)")
 	flag.StringVar(&o.signetd, "signetd", "", "a built signetd (default: go build)")
 	flag.StringVar(&o.against, "against", "", "another built signetd: only compare what a spawn costs the two, in turn on the same machine")
@@ -137,6 +137,11 @@ func (b *bench) all(ctx context.Context) error {
 	if b.wants("history") {
 		if err := b.historyRows(ctx); err != nil {
 			return fmt.Errorf("history: %w", err)
+		}
+	}
+	if b.wants("keys") {
+		if err := b.keysRows(ctx); err != nil {
+			return fmt.Errorf("keys: %w", err)
 		}
 	}
 	if b.wants("spawn") || b.wants("decide") || b.wants("opa") || b.wants("bundle") {
