@@ -53,7 +53,7 @@ func (m *module) configure(t *Token) (c11 *crypto11.Context, err error) {
 		Path:              m.path,
 		TokenLabel:        t.label,
 		LoginNotSupported: true,
-		MaxSessions:       2, // one to keep the login, one to generate keys
+		MaxSessions:       2, // one to keep the login, and a pool that is not empty, which is not used
 		PoolWaitTimeout:   t.timeout,
 	})
 }

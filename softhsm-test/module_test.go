@@ -234,6 +234,9 @@ func (l *load) note(ctx context.Context, a *agent, err error) {
 	case errors.As(err, &p) && p.Status == 503 && refusedWith(err, "not_ready", "signing_failed", "signing_unavailable", "audit_unavailable") == nil:
 		l.failed.Add(1)
 		l.codes[p.Code]++
+	case errors.As(err, &p) && p.Code == "policy_denied" && (strings.Contains(err.Error(), "policy_timeout") || strings.Contains(err.Error(), "policy_busy")):
+		// The machine had no processor for the policy in time: nothing was issued, and no device is to blame.
+		l.codes[p.Code]++
 	default:
 		l.wrong = append(l.wrong, err)
 	}

@@ -152,7 +152,7 @@ func Start(ctx context.Context, dir string) (*Devices, error) {
 	}
 	var err error
 	if d.tpm, err = swtpmd.Start(ctx, tpmDir(dir)); err != nil {
-		return nil, errors.Join(fmt.Errorf("devkit: %w", err), d.over.stop())
+		return nil, errors.Join(fmt.Errorf("devkit: %w", err), d.over.stop()) //nolint:contextcheck // stopping has a deadline of its own
 	}
 	return d, nil
 }

@@ -48,7 +48,7 @@ func makeOverTPM(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, o.stop()) }()
+	defer func() { err = errors.Join(err, o.stop()) }() //nolint:contextcheck // stopping has a deadline of its own
 	// Each kill would count as a wrong PIN.
 	if err := o.tpm.NeverLock(ctx); err != nil {
 		return fmt.Errorf("devkit: %w", err)
@@ -65,11 +65,11 @@ func startOverTPM(ctx context.Context, dir string) (*overTPM, error) {
 	socket := filepath.Join(filepath.Dir(p.Socket()), managedName)
 	m, err := swtpmd.Manage(ctx, p.Socket(), socket)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("devkit: %w", err), p.Stop())
+		return nil, errors.Join(fmt.Errorf("devkit: %w", err), p.Stop()) //nolint:contextcheck // stopping has a deadline of its own
 	}
 	o := &overTPM{tpm: p, manager: m}
 	if err := errors.Join(pointTo(storeVariable, storeDir(dir)), pointTo(tctiVariable, "swtpm:path="+socket)); err != nil {
-		return nil, errors.Join(err, o.stop())
+		return nil, errors.Join(err, o.stop()) //nolint:contextcheck // stopping has a deadline of its own
 	}
 	return o, nil
 }
