@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// clients of the soak, at a time.
-	clients = 32
+	// loadClients of the soak, at a time.
+	loadClients = 32
 	// briefSealAge is the configuration's max_seal_age there.
 	briefSealAge = 3 * time.Second
 	// healsWithin is how soon certificates are issued after a device is back, on a machine with nothing else to do.
@@ -37,7 +37,7 @@ func TestSoakDevicesTakenAway(t *testing.T) {
 		cfg.Audit.SealInterval, cfg.Audit.Heartbeat, cfg.Audit.MaxSealAge = time.Second, time.Second, briefSealAge
 	})
 	d := p.serve(t)
-	l := startLoad(t, p.c, p.task, clients)
+	l := startLoad(t, p.c, p.task, loadClients)
 	l.signs(t)
 	sizes := []size{sizeOf(t, d)}
 	longest := map[string]time.Duration{}
@@ -168,11 +168,11 @@ func TestQueueIsBounded(t *testing.T) {
 	must(t, p.c.works(p.task))
 	p.module.Tell("C_Sign slow 250")
 	before := sizeOf(t, d)
-	l := startLoad(t, p.c, p.task, clients)
+	l := startLoad(t, p.c, p.task, loadClients)
 	within(t, 60*time.Second, "refusals and certificates", func() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if l.codes["signing_unavailable"] < 5*clients || len(l.issued) < 16 {
+		if l.codes["signing_unavailable"] < 5*loadClients || len(l.issued) < 16 {
 			return fmt.Errorf("%d certificates, refusals: %v", len(l.issued), l.codes)
 		}
 		return nil
