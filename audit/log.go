@@ -71,8 +71,9 @@ type snapshot struct {
 	tree merkle.Tree
 }
 
-// Create makes a log whose first leaves are first, with the ceremony's entry as leaf 0. It returns when everything is
-// durable; a crash before leaves no log. A directory that exists is [ErrExists].
+// Create makes a log whose first leaves are first, with the ceremony's entry as leaf 0. One without an envelope is no leaf: its
+// mutations alone are written. It returns when everything is durable; a crash before leaves no log. A directory that exists is
+// [ErrExists].
 func Create(ctx context.Context, cfg Config, first []record.Entry) (err error) {
 	cfg, err = cfg.forWriting()
 	if err != nil {
@@ -133,14 +134,32 @@ func fill(cfg Config, first []record.Entry, anchor Anchor) error {
 func (l *Log) commitFirst(first []record.Entry, with ...pair) error {
 	l.snap.Store(&snapshot{head: head{checkpoint: checkpoint.Checkpoint{Origin: l.cfg.Origin, Root: merkle.EmptyRoot()}}})
 	var batch []*item
+	left := l.limits
 	for _, e := range first {
-		it, err := l.newItem(e)
+		it, err := l.newFirst(e)
 		if err != nil {
 			return err
 		}
-		batch = append(batch, it)
+		it.raw, with = with, nil
+		if len(batch) == maxBatch || it.cost.bytes > left.bytes || it.cost.keys > left.keys {
+			if err := l.commitAll(batch); err != nil {
+				return err
+			}
+			batch, left = nil, l.limits
+		}
+		batch, left = append(batch, it), limits{bytes: left.bytes - it.cost.bytes, keys: left.keys - it.cost.keys}
 	}
-	batch[0].raw = append(batch[0].raw, with...)
+	return l.commitAll(batch)
+}
+
+func (l *Log) newFirst(e record.Entry) (*item, error) {
+	if e.Envelope != nil {
+		return l.newItem(e)
+	}
+	return l.newPut(e.Mutations)
+}
+
+func (l *Log) commitAll(batch []*item) error {
 	l.commit(batch)
 	for _, it := range batch {
 		if r := <-it.done; r.err != nil {

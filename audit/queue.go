@@ -161,24 +161,30 @@ func (l *Log) Append(ctx context.Context, e record.Entry) (Position, error) {
 // Put changes state without an entry, and returns when later reads see it. It rides with the entries that are queued; in
 // a crash of the machine it may be lost. Preconditions and errors are those of Append.
 func (l *Log) Put(ctx context.Context, m []record.Mutation) error {
-	it := &item{entry: record.Entry{Mutations: m}, done: make(chan result, 1)}
-	if len(m) > record.MaxMutations {
-		return fmt.Errorf("audit: %w: %d mutations", record.ErrTooLarge, len(m))
-	}
-	for i := range m {
-		if err := m[i].Check(); err != nil {
-			return fmt.Errorf("audit: %w", err)
-		}
-	}
-	it.measure()
-	if err := l.limits.check(it); err != nil {
+	it, err := l.newPut(m)
+	if err != nil {
 		return err
 	}
 	if err := l.offer(ctx, it); err != nil {
 		return err
 	}
-	_, err := it.wait(ctx)
+	_, err = it.wait(ctx)
 	return err
+}
+
+// newPut is newItem for mutations alone.
+func (l *Log) newPut(m []record.Mutation) (*item, error) {
+	it := &item{entry: record.Entry{Mutations: m}, done: make(chan result, 1)}
+	if len(m) > record.MaxMutations {
+		return nil, fmt.Errorf("audit: %w: %d mutations", record.ErrTooLarge, len(m))
+	}
+	for i := range m {
+		if err := m[i].Check(); err != nil {
+			return nil, fmt.Errorf("audit: %w", err)
+		}
+	}
+	it.measure()
+	return it, l.limits.check(it)
 }
 
 // offer queues an item of a caller.

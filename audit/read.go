@@ -66,6 +66,37 @@ func (l *Log) Scan(ctx context.Context, prefix, after string, limit int, fn func
 	}
 }
 
+// Each calls fn for all live keys of domain state with the prefix, in order, and says when they expire (zero: never). An error of fn
+// ends it and is returned.
+func (l *Log) Each(ctx context.Context, prefix string, fn func(key string, value []byte, expires time.Time) error) error {
+	now := l.cfg.Now()
+	for after := ""; ; {
+		last, seen, err := scanChunk(l.db, prefix, after, func(key string, stored []byte) error {
+			value, ok, err := l.vault.decodeState(key, stored, now)
+			if err != nil || !ok {
+				return err
+			}
+			return fn(key, value, expiryOf(stored))
+		})
+		if err != nil || seen < chunk {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("audit: scan: %w", err)
+		}
+		after = last
+	}
+}
+
+// expiryOf reads what encodeState wrote.
+func expiryOf(stored []byte) time.Time {
+	at := binary.BigEndian.Uint64(stored) &^ sealedState
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(at)).UTC() //nolint:gosec // G115: written by encodeState
+}
+
 func scanChunk(db *store.DB, prefix, after string, fn func(key string, value []byte) error) (last string, seen int, err error) {
 	from := stateKey(after)
 	if after != "" {
