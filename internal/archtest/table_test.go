@@ -90,6 +90,7 @@ var table = []row{
 	{pattern: "examples/...", imports: []string{"client/...", "api/v1", "delegation/chain"}, never: []string{badger, opa, pkcs11, crypto1}, noCgo: true},
 
 	{pattern: "internal/appliance/...", imports: everything},
+	{pattern: "internal/backup", imports: []string{"internal/durable"}, never: append([]string{"net/http"}, noServer...), noCgo: true},
 	{pattern: "internal/durable"},
 	{pattern: "internal/siem", imports: []string{"audit/ocsf", "audit/record", "audit/checkpoint", "internal/durable"}, never: noServer, noCgo: true},
 	{pattern: "internal/dev", imports: []string{"internal/appliance", "internal/demo", "internal/devkit/...", "internal/durable", "ca/ceremony"}},
