@@ -85,6 +85,9 @@ func (v *verifier) entries(ctx context.Context) error {
 	for _, turn := range v.anchors.turns {
 		sizes = append(sizes, min(turn.index+1, v.head.Size))
 	}
+	if c := v.opts.cited; c != nil && c.Size <= v.head.Size {
+		sizes = append(sizes, c.Size)
+	}
 	slices.Sort(sizes)
 	v.byTile = newGrowth(append(sizes, v.head.Size), v.files.read)
 	workers := make([]workspace, v.opts.Parallel)

@@ -23,6 +23,8 @@ const (
 	CheckPrune        CheckName = "prune"        // what is not here was pruned, and by whom that is said
 	CheckCeremony     CheckName = "ceremony"     // leaf 0 pins the keys
 	CheckRotation     CheckName = "rotation"     // each later audit key is vouched for by the one before it
+	CheckPredecessor  CheckName = "predecessor"  // the log that this one succeeds ended where leaf 0 says
+	CheckSuccessor    CheckName = "successor"    // this log had the end that its successor cites
 	CheckPayload      CheckName = "payload"      // the payload is what the entry commits to
 	CheckTime         CheckName = "time"         // entries lie between the seals around them, and seals come often enough
 	CheckSeal         CheckName = "seal"         // the seal's text, and its checkpoint
@@ -52,7 +54,8 @@ const (
 func checkOrder() []CheckName {
 	return []CheckName{
 		CheckLayout, CheckManifest, CheckRange, CheckSelection, CheckTrust, CheckReceipt, CheckCheckpoint, CheckWitness, CheckTile, CheckEntry,
-		CheckPrune, CheckCeremony, CheckRotation, CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot, CheckSealEntry, CheckQuote, CheckCounter, CheckBoot,
+		CheckPrune, CheckCeremony, CheckRotation, CheckPredecessor, CheckSuccessor, CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot,
+		CheckSealEntry, CheckQuote, CheckCounter, CheckBoot,
 		CheckAK, CheckCertificate, CheckDelegation, CheckConfirmation, CheckRevocation, CheckAlarm, CheckEvidence,
 		CheckConsentWebAuthn, CheckConsentJWS, CheckConsentOIDC, CheckConsentToken, CheckPolicy,
 	}

@@ -26,6 +26,8 @@ type Options struct {
 
 	Selection *Selection          // nil: what belongs to all users, tasks and agents
 	User      *record.UserPayload // or what belongs to this user, by the name that the consents in the bundle show
+
+	cited *Citation // what the log's successor says of it
 }
 
 // Range is the part of the log that the auditor asked for, from From up to but not including To; it counts in whole files of 256
@@ -38,15 +40,24 @@ type Range struct{ From, To uint64 }
 //
 // Links are refused where fsys shows them. Over a directory, use [os.Root.FS], which also keeps paths inside.
 func Verify(ctx context.Context, fsys fs.FS, o Options) (Report, error) {
+	v, err := verified(ctx, fsys, o)
+	if err != nil {
+		return Report{}, err
+	}
+	return v.finish(), nil
+}
+
+func verified(ctx context.Context, fsys fs.FS, o Options) (*verifier, error) {
 	if o.Parallel < 1 {
 		o.Parallel = runtime.GOMAXPROCS(0)
 	}
 	v := &verifier{opts: o, tally: newTally()}
-	if err := v.run(ctx, fsys); err != nil {
-		return Report{}, err
-	}
+	return v, v.run(ctx, fsys)
+}
+
+func (v *verifier) finish() Report {
 	kind := SelfAsserted
-	if o.Trust != nil {
+	if v.opts.Trust != nil {
 		kind = Anchored
 	}
 	report := v.tally.report(kind)
@@ -55,7 +66,7 @@ func Verify(ctx context.Context, fsys fs.FS, o Options) (Report, error) {
 		report.Size = v.head.Size
 	}
 	report.Witnesses, report.Selection = v.witnesses, v.selected()
-	return report, nil
+	return report
 }
 
 // verifier is one run.
@@ -113,6 +124,8 @@ type verifier struct {
 	lastPrune *pruneFact // the last one that was gone through
 
 	accessTokens map[tokenName]struct{} // access tokens that no entry says were not signed
+
+	cites *Citation // the log that this one succeeds; nil: none
 }
 
 // sealNote is an entry that records a seal.
@@ -139,6 +152,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 
 func (v *verifier) checks(ctx context.Context) error {
 	v.ceremony()
+	v.predecessor()
 	v.certificates()
 	v.checkpoint()
 	v.cosignatures()
@@ -158,6 +172,7 @@ func (v *verifier) checks(ctx context.Context) error {
 	if err := v.entries(ctx); err != nil {
 		return err
 	}
+	v.successor()
 	v.explain()
 	v.measured()
 	v.unseen()

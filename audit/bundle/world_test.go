@@ -75,6 +75,7 @@ type world struct {
 	later     []*ecdsa.PrivateKey // audit keys after the first
 
 	user, subject string // whom a story is about
+	name          string // of the log
 }
 
 type authority struct {
@@ -111,22 +112,34 @@ func newWorld(t testing.TB, device tpmSide) *world {
 	w := &world{
 		t: t, now: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC), tpm: device, audit: newKey(t),
 		issued: map[uint64][]byte{}, jws: map[uint64]string{}, links: map[uint64]string{}, evidence: map[string][]byte{}, policy: map[string][]byte{},
-		user: pseudonym, subject: subject,
+		user: pseudonym, subject: subject, name: origin,
 	}
 	w.root = w.authority(nil, "root")
 	w.agentCA = w.authority(w.root, "agents")
 	w.peerCA = w.authority(w.root, "services")
-	ak, nv, akKey := device.public()
+	_, _, akKey := device.public()
 	w.akCert = w.leafFor(w.root, akKey, &x509.Certificate{Subject: pkix.Name{CommonName: "AK"}, KeyUsage: x509.KeyUsageDigitalSignature, NotAfter: w.now.AddDate(9, 0, 0)})
 	policy := []byte("a policy bundle")
 	digest := sha256.Sum256(policy)
 	w.policy[hex.EncodeToString(digest[:])] = policy
-	w.add(record.TypeCeremony, record.Envelope{Policy: hex.EncodeToString(digest[:])}, record.Ceremony{
-		Origin: origin, TrustDomain: domain, Root: b64(w.root.cert.Raw), AuditKey: b64(spki(t, &w.audit.PublicKey)), AKPublic: b64(ak),
+	w.begin(digest, nil)
+	return w
+}
+
+// begin writes leaf 0; change may change it.
+func (w *world) begin(digest [32]byte, change func(*record.Ceremony)) {
+	w.t.Helper()
+	t := w.t
+	ak, nv, _ := w.tpm.public()
+	body := record.Ceremony{
+		Origin: w.name, TrustDomain: domain, Root: b64(w.root.cert.Raw), AuditKey: b64(spki(t, &w.audit.PublicKey)), AKPublic: b64(ak),
 		AKName: hex.EncodeToString(tpmName(ak)), NVPublic: b64(nv), NVName: hex.EncodeToString(tpmName(nv)), NVIndex: nvIndexOf(nv), PCRs: pcrs,
 		AgentCAs: []string{b64(w.agentCA.cert.Raw)}, ServiceCAs: []string{b64(w.peerCA.cert.Raw)}, PolicyDigest: hex.EncodeToString(digest[:]),
-	}, nil)
-	return w
+	}
+	if change != nil {
+		change(&body)
+	}
+	w.add(record.TypeCeremony, record.Envelope{Policy: hex.EncodeToString(digest[:])}, body, nil)
 }
 
 func nvIndexOf(public []byte) uint32 { return binary.BigEndian.Uint32(public) }
@@ -193,7 +206,7 @@ func (w *world) add(kind record.Type, env record.Envelope, body, payload any) ui
 }
 
 func (w *world) head() checkpoint.Checkpoint {
-	return checkpoint.Checkpoint{Origin: origin, Size: uint64(len(w.leaves)), Root: merkle.Root(w.leaves, 1)}
+	return checkpoint.Checkpoint{Origin: w.name, Size: uint64(len(w.leaves)), Root: merkle.Root(w.leaves, 1)}
 }
 
 // seal makes a checkpoint and the TPM's statements over it.
@@ -208,7 +221,7 @@ func (w *world) next() checkpoint.Seal {
 	head := w.head()
 	counter, reset, restart := w.tpm.increment(w.t)
 	seal := checkpoint.Seal{
-		Origin: origin, Size: head.Size, Root: head.Root, Number: w.last.Number + 1, Counter: counter, Reset: reset, Restart: restart, Time: w.now.Truncate(time.Second),
+		Origin: w.name, Size: head.Size, Root: head.Root, Number: w.last.Number + 1, Counter: counter, Reset: reset, Restart: restart, Time: w.now.Truncate(time.Second),
 	}
 	if w.last.Number > 0 {
 		seal.Previous = w.last.Digest()
@@ -219,7 +232,7 @@ func (w *world) next() checkpoint.Seal {
 // sealAs lets a test choose the text.
 func (w *world) sealAs(seal checkpoint.Seal) checkpoint.Sealed {
 	w.t.Helper()
-	signed := w.sign(w.keyAt(seal.Size), checkpoint.Checkpoint{Origin: origin, Size: seal.Size, Root: seal.Root})
+	signed := w.sign(w.keyAt(seal.Size), checkpoint.Checkpoint{Origin: w.name, Size: seal.Size, Root: seal.Root})
 	sealed := checkpoint.Sealed{Number: seal.Number, Text: seal.Text(), Checkpoint: signed}
 	sealed.Quote, sealed.QuoteSig, sealed.PCRs = w.tpm.quote(w.t, seal.Digest())
 	sealed.NV, sealed.NVSig = w.tpm.certify(w.t, seal.Digest())
@@ -292,7 +305,7 @@ func (w *world) Policy(_ context.Context, digest string) ([]byte, error) {
 func (w *world) options() bundle.WriteOptions {
 	_, _, akKey := w.tpm.public()
 	return bundle.WriteOptions{
-		Head: w.seals[len(w.seals)-1], Attachments: w, Rotations: w.rotations, LogPolicy: []byte("log " + origin + "\n"),
+		Head: w.seals[len(w.seals)-1], Attachments: w, Rotations: w.rotations, LogPolicy: []byte("log " + w.name + "\n"),
 		Certificates: bundle.Certificates{
 			Root: pemOf("CERTIFICATE", w.root.cert.Raw), Audit: pemOf("PUBLIC KEY", spki(w.t, &w.audit.PublicKey)), AKCert: pemOf("CERTIFICATE", w.akCert),
 			AK: pemOf("PUBLIC KEY", spki(w.t, akKey)), Binding: w.binding(),
@@ -319,7 +332,7 @@ func (w *world) binding() []byte {
 func (w *world) trustFile() bundle.TrustFile {
 	ak, nv, _ := w.tpm.public()
 	return bundle.TrustFile{
-		Format: bundle.TrustFormat, Origin: origin, TrustDomain: domain, Roots: string(pemOf("CERTIFICATE", w.root.cert.Raw)),
+		Format: bundle.TrustFormat, Origin: w.name, TrustDomain: domain, Roots: string(pemOf("CERTIFICATE", w.root.cert.Raw)),
 		AuditKey: string(pemOf("PUBLIC KEY", spki(w.t, &w.audit.PublicKey))), AKName: hex.EncodeToString(tpmName(ak)),
 		NVName: hex.EncodeToString(tpmName(nv)), PCRs: pcrs,
 	}

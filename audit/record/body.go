@@ -9,7 +9,7 @@ import (
 // structures base64 of their marshalled bytes, names and digests lower-case hex.
 type Ceremony struct {
 	Origin        string   `json:"origin"`
-	Previous      string   `json:"previous,omitempty"` // origin that this log continues after a restore
+	Previous      string   `json:"previous,omitempty"` // origin of the log that this one succeeds after a restore
 	TrustDomain   string   `json:"trust_domain"`
 	Root          string   `json:"root"`
 	AuditKey      string   `json:"audit_key"`         // SPKI
@@ -27,6 +27,24 @@ type Ceremony struct {
 
 	// Custodians is their set as package custody writes it; absent where nobody can agree to an act.
 	Custodians json.RawMessage `json:"custodians,omitempty"`
+
+	// Restored says from what a log with a Previous was restored.
+	Restored *Restored `json:"restored,omitempty"`
+}
+
+// Restored is the end of the log that was restored, as the backup had it. What that log had beyond it is lost to the appliance, and
+// not to whoever saw it.
+type Restored struct {
+	Backup     string `json:"backup"` // SHA-256 of the file, hex
+	Size       uint64 `json:"size"`
+	Root       string `json:"root_hash"`      // hex
+	Checkpoint []byte `json:"checkpoint"`     // the former log's, signed over exactly that
+	Seal       uint64 `json:"seal,omitempty"` // its last one in the backup
+	SealDigest string `json:"seal_digest,omitempty"`
+	// Sealed is where that seal says that the TPM was, and Found where it was when the backup was restored: between two resets the
+	// counter moves once for each seal.
+	Sealed *AnchorBody `json:"sealed,omitempty"`
+	Found  AnchorBody  `json:"found"`
 }
 
 // GrantBody tells what a user consented to. The user is the pseudonym in the envelope.

@@ -57,6 +57,7 @@ type bundleCommand struct {
 	Progress        bool   `help:"Say on standard error how far it is, at each hundredth."`
 	JSON            bool   `help:"Print the report as JSON."`
 	Path            string `arg:"" help:"The bundle: a directory or a tar archive." type:"path"`
+	Successor       string `arg:"" optional:"" help:"The bundle of the log that succeeds it after a restore: both are verified, and that they tell one story." type:"path"`
 }
 
 // Run verifies a bundle.
@@ -82,6 +83,9 @@ func (c *bundleCommand) Run(ctx context.Context, t terminal) error {
 		return err
 	}
 	defer done() //nolint:errcheck // read only: nothing is lost
+	if c.Successor != "" {
+		return c.succession(ctx, t, files, options)
+	}
 	report, err := bundle.Verify(ctx, files, options)
 	if err != nil {
 		return err
@@ -90,6 +94,26 @@ func (c *bundleCommand) Run(ctx context.Context, t terminal) error {
 		report.Valid = false
 	}
 	return t.report(report, c.JSON)
+}
+
+// succession verifies two bundles.
+func (c *bundleCommand) succession(ctx context.Context, t terminal, former fs.FS, o bundle.Options) error {
+	if c.Range != "" || o.Selection != nil || o.User != nil {
+		return errors.New("two bundles are verified whole: without --range, --task, --agent, --user and --subject")
+	}
+	files, done, err := openBundle(c.Successor)
+	if err != nil {
+		return err
+	}
+	defer done() //nolint:errcheck // read only: nothing is lost
+	s, err := bundle.VerifySuccession(ctx, former, files, o)
+	if err != nil {
+		return err
+	}
+	if c.RequireComplete && (s.Former.Completeness != "complete" || s.Successor.Completeness != "complete") {
+		s.Valid = false
+	}
+	return t.succession(s, c.JSON)
 }
 
 // progress tells each hundredth once.

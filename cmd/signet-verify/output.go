@@ -17,6 +17,31 @@ func (t terminal) report(r bundle.Report, asJSON bool) error {
 		return t.json(r, r.Valid)
 	}
 	w := &bytes.Buffer{}
+	tell(w, r)
+	return t.flush(w, r.Valid)
+}
+
+// succession prints the verdict on two bundles, and what they tell together.
+func (t terminal) succession(s bundle.Succession, asJSON bool) error {
+	if asJSON {
+		return t.json(s, s.Valid)
+	}
+	w := &bytes.Buffer{}
+	fmt.Fprintf(w, "both:\t%s\n", verdict(s.Valid))
+	if c := s.Citation; c == nil {
+		fmt.Fprintf(w, "story:\tthe second bundle says of no log that it succeeds it\n")
+	} else {
+		fmt.Fprintf(w, "story:\t%s was restored from a backup of the first %d entries of %s\n", s.Successor.Origin, c.Size, c.Origin)
+		fmt.Fprintf(w, "lost:\t%d entries behind these, %d of them revocations, are in the former bundle and not in what was restored\n", s.Lost, s.LostRevocations)
+	}
+	fmt.Fprintf(w, "\nformer log\n")
+	tell(w, s.Former)
+	fmt.Fprintf(w, "\nits successor\n")
+	tell(w, s.Successor)
+	return t.flush(w, s.Valid)
+}
+
+func tell(w *bytes.Buffer, r bundle.Report) {
 	fmt.Fprintf(w, "verdict:\t%s\n", verdict(r.Valid))
 	fmt.Fprintf(w, "integrity:\t%s\n", r.Integrity)
 	fmt.Fprintf(w, "completeness:\t%s\n", r.Completeness)
@@ -47,7 +72,6 @@ func (t terminal) report(r bundle.Report, asJSON bool) error {
 		claims(w, "it proves", r.Tells.Proven)
 		claims(w, "it does not prove", r.Tells.NotProven)
 	}
-	return t.flush(w, r.Valid)
 }
 
 func claims(w *bytes.Buffer, title string, list []bundle.Claim) {

@@ -289,7 +289,7 @@ def main(paths, worst=0):
         try:
             found = Verifier(path)
             lines = ["{} {} {}: {}".format(*finding) for finding in found.failed] + ["unproven {} {} {}: {}".format(*f) for f in found.unproven]
-            keys = f"{found.size} entries of {found.origin}, audit key {sha256(found.audit or b'').hex()}, AK {found.body.get('ak_name')}"
+            after = f", UNPROVEN what it says of {found.body['previous']}, which it succeeds" if "previous" in found.body else ""; keys = f"{found.size} entries of {found.origin}{after}, audit key {sha256(found.audit or b'').hex()}, AK {found.body.get('ak_name')}"
             lines, worst = lines + [f"{'invalid' if found.failed else 'valid'} {path}: {keys}"], max(worst, bool(found.failed))
         except Exception as error:  # there is no bundle to judge
             lines, worst = [f"unreadable {path}: {error}"], 2
