@@ -27,7 +27,7 @@ func (w *world) keyAt(size uint64) *ecdsa.PrivateKey {
 
 func (w *world) sign(key *ecdsa.PrivateKey, c checkpoint.Checkpoint) []byte {
 	w.t.Helper()
-	signer, err := checkpoint.NewSigner(origin, key)
+	signer, err := checkpoint.NewSigner(w.name, key)
 	must(w.t, err)
 	signed, err := checkpoint.Sign(c, signer)
 	must(w.t, err)

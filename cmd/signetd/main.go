@@ -23,13 +23,16 @@ const exitAgain = 75
 
 // cli is the command line.
 type cli struct {
-	Init   initCommand   `cmd:"" help:"Hold the first ceremony: make the keys, the certificates and the log."`
-	Serve  serveCommand  `cmd:"" help:"Serve."`
-	Dev    devCommand    `cmd:"" help:"Run a development appliance with software devices."`
-	Doctor doctorCommand `cmd:"" help:"Check configuration and devices; change nothing."`
-	Fsck   fsckCommand   `cmd:"" help:"Recompute the audit log and compare. Changes nothing without --repair."`
-	Pin    pinCommand    `cmd:"" help:"Seal PINs to the TPM, and approve what releases them."`
-	Module moduleCommand `cmd:"" hidden:""`
+	Init    initCommand    `cmd:"" help:"Hold the first ceremony: make the keys, the certificates and the log."`
+	Serve   serveCommand   `cmd:"" help:"Serve."`
+	Dev     devCommand     `cmd:"" help:"Run a development appliance with software devices."`
+	Doctor  doctorCommand  `cmd:"" help:"Check configuration and devices; change nothing."`
+	Fsck    fsckCommand    `cmd:"" help:"Recompute the audit log and compare. Changes nothing without --repair."`
+	Backup  backupCommand  `cmd:"" help:"Write a backup that only several custodians together can open. The daemon may run."`
+	Restore restoreCommand `cmd:"" help:"Propose and carry out the restore of a backup, into an empty directory and under a new origin."`
+	Export  exportCommand  `cmd:"" help:"Write the evidence bundle of a log that a restore succeeded."`
+	Pin     pinCommand     `cmd:"" help:"Seal PINs to the TPM, and approve what releases them."`
+	Module  moduleCommand  `cmd:"" hidden:""`
 
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }

@@ -53,6 +53,9 @@ func New(ctx context.Context, c Config, o Options) (a *Appliance, err error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if err := c.checkRestored(); err != nil {
+		return nil, err
+	}
 	a = &Appliance{cfg: c, logger: o.Log}
 	defer func() {
 		if err != nil {
@@ -217,6 +220,7 @@ func (a *Appliance) listen(ctx context.Context, ln net.Listener) error {
 	g.Go(func() error { return a.puller.Run(ctx) })
 	g.Go(func() error { return a.senders.Run(ctx) })
 	g.Go(func() error { return a.witnesses.Run(ctx) })
+	g.Go(func() error { return a.runBackups(ctx) })
 	g.Go(func() error { return a.listener.Run(ctx) })
 	g.Go(func() error { return a.server.Run(ctx, ln, a.listener.tls()) })
 	return g.Wait()

@@ -69,6 +69,8 @@ type Config struct {
 	Witnesses *Witnesses `yaml:"witnesses,omitempty"`
 	// Witness cosigns checkpoints of other logs.
 	Witness *Witness `yaml:"witness,omitempty"`
+
+	staged string // where the appliance's own files are while they are restored; "": in Dir
 }
 
 // Conformance is the port of the conformance profile, which has nothing but that scenario.
@@ -371,9 +373,17 @@ func (c *Config) path(p string) string {
 	return filepath.Join(c.Dir, p)
 }
 
+// home is where the appliance's own files are.
+func (c *Config) home() string {
+	if c.staged != "" {
+		return c.staged
+	}
+	return c.Dir
+}
+
 // The files below Dir.
-func (c *Config) pkiDir() string   { return filepath.Join(c.Dir, "pki") }
-func (c *Config) logDir() string   { return filepath.Join(c.Dir, "log") }
-func (c *Config) indexKey() string { return filepath.Join(c.Dir, "index.key") }
+func (c *Config) pkiDir() string   { return filepath.Join(c.home(), "pki") }
+func (c *Config) logDir() string   { return filepath.Join(c.home(), "log") }
+func (c *Config) indexKey() string { return filepath.Join(c.home(), "index.key") }
 
 func (c *Config) witnessDir() string { return filepath.Join(c.Dir, "witness") }

@@ -13,13 +13,15 @@ import (
 	"github.com/signet-pki/signet/audit"
 	"github.com/signet-pki/signet/audit/bundle"
 	"github.com/signet-pki/signet/audit/record"
-	"github.com/signet-pki/signet/delegation"
 )
 
 // attachments finds what stands beside the log: certificates in the domain's state, the rest in payloads.
 type attachments struct {
 	log    *audit.Log
-	domain *delegation.Service
+	domain interface {
+		Certificate(tbs [32]byte) (der []byte, ok bool, err error)
+		PolicyArchive(digest string) ([]byte, error)
+	}
 }
 
 var _ bundle.Attachments = attachments{}

@@ -84,7 +84,7 @@ type chipKeys struct {
 	made      map[string]*tpm.FileKey // by the ceremony, which certifies them
 }
 
-func (c *Config) keysDir() string { return filepath.Join(c.Dir, "keys") }
+func (c *Config) keysDir() string { return filepath.Join(c.home(), "keys") }
 
 // openChip asks the TPM for nothing yet.
 func (c *Config) openChip(name string, t Token, dev *tpm.Device) (*chipKeys, error) {
