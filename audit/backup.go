@@ -95,7 +95,11 @@ func (l *Log) signSnapshot(ctx context.Context, t *store.Txn) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return checkpoint.Sign(h.checkpoint, l.signer)
+	signer, err := l.signerAt(ctx, h.checkpoint.Size)
+	if err != nil {
+		return nil, err
+	}
+	return checkpoint.Sign(h.checkpoint, signer)
 }
 
 // writeItems writes all keys, and an empty one behind them with their number.
