@@ -28,6 +28,9 @@ type ActDone struct {
 }
 
 func (s *Server) submitAct(c *call, q *v1.ActRequest) (v1.ActDone, error) {
+	if s.cfg.Acts == nil {
+		return v1.ActDone{}, ErrNotFound
+	}
 	signatures := make([][]byte, len(q.Signatures))
 	for i, armored := range q.Signatures {
 		signatures[i] = []byte(armored)
@@ -40,6 +43,9 @@ func (s *Server) submitAct(c *call, q *v1.ActRequest) (v1.ActDone, error) {
 }
 
 func (s *Server) readCustodians(c *call) (v1.Custodians, error) {
+	if s.cfg.Acts == nil {
+		return v1.Custodians{}, ErrNotFound
+	}
 	set, id, err := s.cfg.Acts.Custodians(c.ctx)
 	return v1.Custodians{ID: id, Set: set}, err
 }

@@ -306,7 +306,7 @@ func orElse[T int | int64 | time.Duration](v *T, def T) {
 type Config struct {
 	Domain Domain
 	Log    Log
-	// Acts carries out what custodians agreed to.
+	// Acts carries out what custodians agreed to; nil: nobody can.
 	Acts Acts
 	// Reviews looks at policy.
 	Reviews Reviews

@@ -99,7 +99,7 @@ func (c *cast) act(kind custody.Kind, detail string, change ...func(*custody.Act
 
 func (c *cast) submit(act []byte, by ...custodian.Custodian) (v1.ActDone, error) {
 	c.t.Helper()
-	q := v1.ActRequest{Act: act}
+	q := v1.ActRequest{Act: act, Signatures: []string{}}
 	for _, p := range by {
 		q.Signatures = append(q.Signatures, string(p.Sign(c.t, act)))
 	}
@@ -268,7 +268,7 @@ func TestActsRefused(t *testing.T) {
 			t.Errorf("%s: who agreed is not told: %q", name, p.Detail)
 		}
 	}
-	if _, err := c.auditor.SubmitAct(t.Context(), v1.ActRequest{Act: rotate()}); err == nil {
+	if _, err := c.auditor.SubmitAct(t.Context(), v1.ActRequest{Act: rotate(), Signatures: []string{}}); err == nil {
 		t.Error("an auditor submitted an act")
 	}
 	used := rotate()

@@ -3,7 +3,10 @@ package bundle_test
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"errors"
 	"fmt"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -267,5 +270,31 @@ func TestReceiptBehindTheRotation(t *testing.T) {
 	receipt.Rotations = receipt.Rotations[:1]
 	if r := bundle.VerifyReceipt(receipt, old); r.Valid {
 		t.Error("valid without the second change of key")
+	}
+}
+
+// TestStockToolsFollowTheAuditKey: README.verify follows too. The second verifier knows no changes of key, and refuses.
+func TestStockToolsFollowTheAuditKey(t *testing.T) {
+	w := rotatedWorld(t)
+	dir := onDisk(t, w, w.options())
+	out, err := runReadme(t, dir)
+	if err != nil || !strings.HasSuffix(out, "verified\n") || !strings.Contains(out, "audit key 3 follows") {
+		t.Errorf("README.verify: %v\n%s", err, out)
+	}
+	m := written(t, w)
+	m["log/rotations.jsonl"] = bytes.Replace(m["log/rotations.jsonl"], []byte(`"envelope":"`), []byte(`"envelope":"AAAA`), 1)
+	m.remanifest()
+	if out, err := runReadme(t, m.onDisk(t)); err == nil {
+		t.Errorf("README.verify took a change of key that nobody signed:\n%s", out)
+	}
+	hidden := written(t, w)
+	delete(hidden, "log/rotations.jsonl")
+	hidden.remanifest()
+	for name, path := range map[string]string{"shown": dir, "hidden": hidden.onDisk(t)} {
+		cmd := exec.CommandContext(t.Context(), "python3", filepath.Join("..", "..", "docs", "formats", "verify.py"), path)
+		out, err := cmd.CombinedOutput()
+		if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), "invalid ") {
+			t.Errorf("verify.py, changes %s: %v\n%s", name, err, out)
+		}
 	}
 }

@@ -482,3 +482,34 @@ func FuzzParseKey(f *testing.F) {
 		}
 	})
 }
+
+// TestLogWithTwoKeys: a witness goes on when a log changes its key, from the head that it has.
+func TestLogWithTwoKeys(t *testing.T) {
+	old, oldText := logKey(t, "log")
+	next, nextText := logKey(t, "log")
+	stranger, strangerText := logKey(t, "another")
+	log, err := witness.ParseLog(oldText)
+	must(t, err)
+	both, err := log.Also(nextText)
+	must(t, err)
+	tree := newTree("good", 20)
+	for name, row := range map[string]struct {
+		log  witness.Log
+		by   note.Signer
+		want error
+	}{
+		"the old key":           {both, old, nil},
+		"the new key":           {both, next, nil},
+		"a stranger's":          {both, stranger, witness.ErrUnsigned},
+		"one that is not known": {log, next, witness.ErrUnsigned},
+	} {
+		if _, _, err := row.log.Open(sign(t, tree.at(10), row.by)); !errors.Is(err, row.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, text := range map[string]string{"another log's": strangerText, "the same": oldText, "none": "x"} {
+		if _, err := log.Also(text); err == nil {
+			t.Errorf("took %s key as a further one", name)
+		}
+	}
+}
