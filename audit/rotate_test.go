@@ -107,10 +107,6 @@ func TestRotateUnderLoad(t *testing.T) {
 	sealNow(t, l.Log)
 	seen[l.Head().Size] = nil
 	l.mustStop(t)
-	for n, change := range changes {
-		seal := lastSealUpTo(t, l.Log, cfg, change.Index+1)
-		t.Logf("change %d at %d, the last seal before it covers %d", n+2, change.Index, seal)
-	}
 	for size, c := range seen {
 		if c != nil {
 			wantKey(t, c, labelAt(changes, size))
@@ -144,32 +140,6 @@ func labelAt(changes []Position, size uint64) string {
 		}
 	}
 	return label
-}
-
-// lastSealUpTo checks the key of every seal, and gives the size of the last one that is not larger than size.
-func lastSealUpTo(t *testing.T, l *Log, cfg Config, size uint64) (last uint64) {
-	t.Helper()
-	again := start(t, cfg)
-	defer again.mustStop(t)
-	end, _, ok := again.LastSeal()
-	if !ok {
-		t.Fatal("no seal")
-	}
-	for n := uint64(1); n <= end.Number; n++ {
-		s, err := again.Seal(t.Context(), n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := again.Keys().Open(s.Checkpoint)
-		if err != nil {
-			t.Fatalf("seal %d: %v", n, err)
-		}
-		if c.Size <= size {
-			last = c.Size
-		}
-	}
-	_ = l
-	return last
 }
 
 func TestRotateRefuses(t *testing.T) {
