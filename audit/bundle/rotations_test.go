@@ -15,6 +15,7 @@ import (
 	"github.com/signet-pki/signet/audit/merkle"
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/audit/rotation"
+	"github.com/signet-pki/signet/tpm/quote"
 )
 
 // keyAt is the audit key that signs a tree of a size.
@@ -295,6 +296,35 @@ func TestStockToolsFollowTheAuditKey(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), "invalid ") {
 			t.Errorf("verify.py, changes %s: %v\n%s", name, err, out)
+		}
+	}
+}
+
+// TestLaterAuditKeysInTheTPM: what the attestation key states of later audit keys is compared with the log.
+func TestLaterAuditKeysInTheTPM(t *testing.T) {
+	device := newSoftTPM(t)
+	w := newWorld(t, device)
+	w.rotate()
+	w.decide(3)
+	w.seal()
+	srk := ekPublic(&newKey(t).PublicKey)
+	for name, c := range map[string]struct {
+		label string
+		key   *ecdsa.PublicKey
+		valid bool
+	}{
+		"the second":       {"audit-2", &w.later[0].PublicKey, true},
+		"not yet in force": {"audit-3", &newKey(t).PublicKey, true},
+		"another key":      {"audit-2", &newKey(t).PublicKey, false},
+	} {
+		o := w.options()
+		o.Certificates.TPMKeys = jsonOf(t, quote.HeldKeys{SRKPublic: srk, Keys: map[string]quote.HeldStatement{
+			"audit": device.hold(t, srk, "audit", &w.audit.PublicKey), c.label: device.hold(t, srk, c.label, c.key),
+		}})
+		m := memory{}
+		must(t, bundle.Write(t.Context(), m, w, o))
+		if r := verify(t, m, bundle.Options{}); r.Valid != c.valid {
+			t.Errorf("%s: %+v", name, r.Failed())
 		}
 	}
 }
