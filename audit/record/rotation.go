@@ -51,8 +51,9 @@ func (b RotationBody) Parts() (p RotationParts, err error) {
 		name, text string
 		into       *[]byte
 	}{{"key", b.Key, &p.Key}, {"old_signature", b.OldSignature, &p.OldSignature}, {"new_signature", b.NewSignature, &p.NewSignature}} {
-		if *f.into, err = base64.StdEncoding.Strict().DecodeString(f.text); err != nil {
-			return p, fmt.Errorf("%w: rotation: %s: %w", ErrMalformed, f.name, err)
+		*f.into, err = base64.StdEncoding.Strict().DecodeString(f.text)
+		if err != nil || base64.StdEncoding.EncodeToString(*f.into) != f.text { // the decoder passes over line feeds
+			return p, fmt.Errorf("%w: rotation: %s is no base64 in the one spelling", ErrMalformed, f.name)
 		}
 	}
 	if n, err := hex.Decode(p.ActHash[:], []byte(b.ActHash)); err != nil || n != len(p.ActHash) {

@@ -2,6 +2,7 @@ package witness_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
@@ -486,8 +487,10 @@ func FuzzParseKey(f *testing.F) {
 // TestLogWithTwoKeys: a witness goes on when a log changes its key, from the head that it has.
 func TestLogWithTwoKeys(t *testing.T) {
 	old, oldText := logKey(t, "log")
-	next, nextText := logKey(t, "log")
-	stranger, strangerText := logKey(t, "another")
+	next, nextText := logKey(t, "next")
+	stranger, _ := logKey(t, "another")
+	_, other, err := note.GenerateKey(rand.Reader, "signet.test/another")
+	must(t, err)
 	log, err := witness.ParseLog(oldText)
 	must(t, err)
 	both, err := log.Also(nextText)
@@ -507,7 +510,7 @@ func TestLogWithTwoKeys(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for name, text := range map[string]string{"another log's": strangerText, "the same": oldText, "none": "x"} {
+	for name, text := range map[string]string{"another log's": other, "the same": oldText, "none": "x"} {
 		if _, err := log.Also(text); err == nil {
 			t.Errorf("took %s key as a further one", name)
 		}
