@@ -66,3 +66,12 @@ func TestMixedPartsBeforeApproval(t *testing.T) {
 		}
 	}
 }
+
+// TestMadeSRKIsThePinnedOne: a TPM that would make another storage root key than the one that is pinned, as after a clear, keeps none.
+func TestMadeSRKIsThePinnedOne(t *testing.T) {
+	rig := swtpm.New(t)
+	d := open(t, rig, func(c *Config) { c.SRKName = append([]byte{0, 0xb}, make([]byte, sha256.Size)...) })
+	want(t, d.CreateSRK(t.Context()), ErrChanged)
+	_, err := d.LoadSRK(t.Context())
+	want(t, err, ErrNoSRK)
+}
