@@ -3,7 +3,8 @@
 // the TPM's attestation key and of the first operator.
 //
 // [ParsePlan] turns a configuration into a checked [Plan]; [Run] generates keys by way of the caller's [Keys] and
-// certifies them, in memory; [Result.Write] puts the certificates into files and replaces none. Every certificate is
+// certifies them, in memory; [Result.Write] puts the certificates into files and replaces none. [Continue] does it over
+// [Records], so that it goes on where it was interrupted and certifies nothing twice. Every certificate is
 // linted, verified and followed to the root before it is returned. Private keys are never seen here.
 //
 // A ceremony is one sequence of acts: nothing here is meant for concurrent use. A Plan is immutable.
@@ -14,7 +15,9 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -43,6 +46,23 @@ type Keys interface {
 	Generate(ctx context.Context, role Role, label string) (crypto.Signer, string, error)
 }
 
+// Records are what an interrupted ceremony has certified already.
+type Records interface {
+	// Certificate is the one that was kept under that name; nil if none was.
+	Certificate(name string) ([]byte, error)
+	// Keep is durable when it returns nil.
+	Keep(name string, der []byte) error
+}
+
+// nothing keeps nothing.
+type nothing struct{}
+
+// Certificate has none.
+func (nothing) Certificate(string) ([]byte, error) { return nil, nil }
+
+// Keep forgets it.
+func (nothing) Keep(string, []byte) error { return nil }
+
 // clockSkew is how far before the ceremony the first certificates start, for peers whose clocks are slow.
 const clockSkew = 5 * time.Minute
 
@@ -54,17 +74,24 @@ type authority struct {
 
 // run is the state of one ceremony.
 type run struct {
-	plan   Plan
-	keys   Keys
-	start  time.Time
-	root   authority
-	seen   map[string]string // subject key identifier → name: no key twice
-	result Result
+	plan    Plan
+	keys    Keys
+	records Records
+	start   time.Time
+	root    authority
+	seen    map[string]string // subject key identifier → name: no key twice
+	result  Result
 }
 
 // Run holds the ceremony at the moment now. ak is the public part of the TPM's attestation key (*ecdsa.PublicKey,
 // P-256). It stops at the first error; keys generated until then remain in their devices and are named in the error.
 func Run(ctx context.Context, plan Plan, keys Keys, ak crypto.PublicKey, now time.Time) (Result, error) {
+	return Continue(ctx, plan, keys, nothing{}, ak, now)
+}
+
+// Continue is Run for a ceremony that may have been interrupted: it takes the certificates that are kept, and keeps those that it
+// makes. Plan, ak and now are those with which it began; what was kept and is not of them is refused.
+func Continue(ctx context.Context, plan Plan, keys Keys, records Records, ak crypto.PublicKey, now time.Time) (Result, error) {
 	if plan.trustDomain == "" {
 		return Result{}, errors.New("ceremony: the plan is empty: use ParsePlan")
 	}
@@ -72,7 +99,7 @@ func Run(ctx context.Context, plan Plan, keys Keys, ak crypto.PublicKey, now tim
 	if !isP256(ak) {
 		return Result{}, errors.New("ceremony: the attestation key is not P-256")
 	}
-	r := &run{plan: plan, keys: keys, start: now.UTC().Truncate(time.Second).Add(-clockSkew), seen: map[string]string{}}
+	r := &run{plan: plan, keys: keys, records: records, start: now.UTC().Truncate(time.Second).Add(-clockSkew), seen: map[string]string{}}
 	if err := r.all(ctx, ak); err != nil {
 		return Result{}, fmt.Errorf("ceremony: %w%s", err, r.leftovers())
 	}
@@ -197,7 +224,12 @@ func (r *run) generate(ctx context.Context, role Role, label string) (crypto.Sig
 	if signer == nil || uri == "" {
 		return nil, "", fmt.Errorf("%s: generate key: no key or no URI", label)
 	}
-	r.result.Transcript = append(r.result.Transcript, Step{Act: ActGenerate, Name: label, Role: role, KeyURI: uri})
+	spki, err := x509.MarshalPKIXPublicKey(signer.Public())
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: generate key: %w", label, err)
+	}
+	hash := sha256.Sum256(spki)
+	r.result.Transcript = append(r.result.Transcript, Step{Act: ActGenerate, Name: label, Role: role, KeyURI: uri, KeyHash: hex.EncodeToString(hash[:])})
 	return signer, uri, nil
 }
 

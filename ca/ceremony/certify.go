@@ -30,9 +30,13 @@ type request struct {
 	uri      string // where the key is; empty when it was not made here
 }
 
-// certify signs, lints, verifies and records one certificate. For the root the issuer has a signer alone.
+// certify signs, lints, verifies, keeps and records one certificate. For the root the issuer has a signer alone.
 func (r *run) certify(q request, issuer authority) (Certificate, error) {
-	cert, err := r.sign(q, issuer)
+	cert, err := r.kept(q)
+	made := err == nil && cert == nil
+	if made {
+		cert, err = r.sign(q, issuer)
+	}
 	if err != nil {
 		return Certificate{}, fmt.Errorf("%s: %w", q.name, err)
 	}
@@ -48,9 +52,36 @@ func (r *run) certify(q request, issuer authority) (Certificate, error) {
 		return Certificate{}, fmt.Errorf("%s: the key is that of %s", q.name, other)
 	}
 	r.seen[id] = q.name
-	made := Certificate{Name: q.name, KeyURI: q.uri, DER: cert.Raw, Leaf: cert}
-	r.result.Transcript = append(r.result.Transcript, certified(made, issuer.made.Name))
-	return made, nil
+	if made {
+		if err := r.records.Keep(q.name, cert.Raw); err != nil {
+			return Certificate{}, fmt.Errorf("%s: %w", q.name, err)
+		}
+	}
+	c := Certificate{Name: q.name, KeyURI: q.uri, DER: cert.Raw, Leaf: cert}
+	r.result.Transcript = append(r.result.Transcript, certified(c, issuer.made.Name))
+	return c, nil
+}
+
+// kept is the certificate of an earlier run, if there is one; lint and verification follow as for a new one.
+func (r *run) kept(q request) (*x509.Certificate, error) {
+	der, err := r.records.Certificate(q.name)
+	if err != nil || der == nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("kept: %w", err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(q.key)
+	if err != nil {
+		return nil, fmt.Errorf("public key: %w", err)
+	}
+	t := q.template
+	if !bytes.Equal(cert.RawSubjectPublicKeyInfo, spki) || !cert.NotBefore.Equal(t.NotBefore) || !cert.NotAfter.Equal(t.NotAfter) ||
+		cert.Subject.String() != t.Subject.String() {
+		return nil, errors.New("kept: not the certificate that this ceremony makes")
+	}
+	return cert, nil
 }
 
 func (r *run) sign(q request, issuer authority) (*x509.Certificate, error) {

@@ -15,6 +15,26 @@ type Config struct {
 	ServiceCAs ServiceCAsConfig `yaml:"service_cas"`
 	// Operator is the first person who may administer the appliance.
 	Operator OperatorConfig `yaml:"operator"`
+	// Custodians agree to the ceremony, and to later acts like it. They are required outside development.
+	Custodians *CustodiansConfig `yaml:"custodians,omitempty"`
+}
+
+// CustodiansConfig says who must agree. Whoever uses the configuration checks it (package custody).
+type CustodiansConfig struct {
+	// Threshold is how many of the members must agree: 2 or more.
+	Threshold int `yaml:"threshold"`
+	// Members are 2 to 16 people, or offices.
+	Members []CustodianConfig `yaml:"members"`
+}
+
+// CustodianConfig is one custodian.
+type CustodianConfig struct {
+	// Name is a-z 0-9 . _ -, at most 64: alice
+	Name string `yaml:"name"`
+	// Key is a line as in OpenSSH's authorized_keys, without options: ssh-ed25519 AAAA… alice
+	Key string `yaml:"key"`
+	// Recipient is whom backups are encrypted to, with age: age1… Optional.
+	Recipient string `yaml:"recipient,omitempty"`
 }
 
 // RootConfig describes the root.

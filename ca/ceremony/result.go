@@ -81,22 +81,23 @@ func (p Plan) Outputs() []string {
 func (p Plan) CheckOutputs(dir string) error { return checkAbsent(dir, p.Outputs()) }
 
 // Write puts each certificate as PEM into dir, which exists: root.pem, agent-ca-<n>.pem, service-ca-<n>.pem, audit.pem,
-// jwt.pem, ak-cert.pem, operator.pem (with its issuing CA, ready for TLS) and transcript.json. If any of them exists it is
+// jwt.pem, ak-cert.pem, operator.pem (with its issuing CA, ready for TLS) and transcript.json. If any of them exists with other content it is
 // [ErrExists] and nothing is written; none is ever replaced. After nil all are durable. After another error some may
-// have been written.
+// have been written, and the same call writes the others.
 func (r Result) Write(dir string) error {
 	files, err := r.files()
 	if err != nil {
 		return err
 	}
-	names := make([]string, len(files))
-	for n, f := range files {
+	missing := slices.DeleteFunc(files, func(f file) bool { return f.in(dir) })
+	names := make([]string, len(missing))
+	for n, f := range missing {
 		names[n] = f.name
 	}
 	if err := checkAbsent(dir, names); err != nil {
 		return err
 	}
-	for _, f := range files {
+	for _, f := range missing {
 		if err := durable.Create(filepath.Join(dir, f.name), f.data, outputMode); err != nil {
 			return fmt.Errorf("ceremony: write: %w", err)
 		}
@@ -107,6 +108,17 @@ func (r Result) Write(dir string) error {
 type file struct {
 	name string
 	data []byte
+}
+
+// in says whether it is there, as it should be.
+func (f file) in(dir string) bool {
+	path := filepath.Join(dir, f.name)
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(f.data)) {
+		return false
+	}
+	have, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(have, f.data)
 }
 
 func (r Result) files() ([]file, error) {
