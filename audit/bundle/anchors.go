@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/signet-pki/signet/audit/checkpoint"
+	"github.com/signet-pki/signet/audit/custody"
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/audit/rotation"
 	"github.com/signet-pki/signet/tpm/quote"
@@ -42,6 +43,7 @@ type pins struct {
 	counter        *quote.NVCounter
 	pcrs           quote.Selection
 	akName, nvName []byte
+	custodians     custody.Set // zero: there are none
 }
 
 func parseCeremony(envelope []byte) (record.Ceremony, error) {
@@ -75,6 +77,10 @@ func parsePins(envelope []byte) (*pins, error) {
 	field("origin", checkpoint.CheckOrigin(body.Origin))
 	field("root", decode(body.Root, func(der []byte) (err error) { p.root, err = x509.ParseCertificate(der); return }))
 	field("audit_key", decode(body.AuditKey, func(der []byte) (err error) { p.audit, err = parseSPKI(der); return }))
+	if body.Custodians != nil {
+		p.custodians, err = custody.ParseSet(body.Custodians)
+		field("custodians", err)
+	}
 	if body.JWTKey != "" {
 		field("jwt_key", decode(body.JWTKey, func(der []byte) error { _, err := parseSPKI(der); return err }))
 	}

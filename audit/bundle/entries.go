@@ -65,6 +65,7 @@ type fact struct {
 	alarm    *alarmFact
 	decision decisionFact
 	prune    *record.PruneBody
+	act      *record.Act
 
 	unsigned tokenName          // token_failed
 	changed  *record.DeviceBody // device, about PCRs
@@ -315,6 +316,10 @@ func factOf(env record.Envelope) (f fact, err error) {
 	case record.TypeTokenFailed:
 		f.unsigned, err = unsignedOf(env)
 	case record.TypeCeremony, record.TypeRotation:
+	case record.TypeAct:
+		var body record.Act
+		body, err = record.DecodeBody[record.Act](env)
+		f.act = &body
 	case record.TypeRevoke:
 		f.revoke, err = revokeOf(env)
 	case record.TypeAlarm:

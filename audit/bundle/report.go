@@ -22,6 +22,7 @@ const (
 	CheckEntry        CheckName = "entry"        // strict encoding, and a leaf of the tree
 	CheckPrune        CheckName = "prune"        // what is not here was pruned, and by whom that is said
 	CheckCeremony     CheckName = "ceremony"     // leaf 0 pins the keys
+	CheckCustodians   CheckName = "custodians"   // enough of those in force agreed to each act, the ceremony first
 	CheckRotation     CheckName = "rotation"     // each later audit key is vouched for by the one before it
 	CheckPredecessor  CheckName = "predecessor"  // the log that this one succeeds ended where leaf 0 says
 	CheckSuccessor    CheckName = "successor"    // this log had the end that its successor cites
@@ -54,7 +55,7 @@ const (
 func checkOrder() []CheckName {
 	return []CheckName{
 		CheckLayout, CheckManifest, CheckRange, CheckSelection, CheckTrust, CheckReceipt, CheckCheckpoint, CheckWitness, CheckTile, CheckEntry,
-		CheckPrune, CheckCeremony, CheckRotation, CheckPredecessor, CheckSuccessor, CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot,
+		CheckPrune, CheckCeremony, CheckCustodians, CheckRotation, CheckPredecessor, CheckSuccessor, CheckPayload, CheckTime, CheckSeal, CheckSealChain, CheckSealRoot,
 		CheckSealEntry, CheckQuote, CheckCounter, CheckBoot,
 		CheckAK, CheckCertificate, CheckDelegation, CheckConfirmation, CheckRevocation, CheckAlarm, CheckEvidence,
 		CheckConsentWebAuthn, CheckConsentJWS, CheckConsentOIDC, CheckConsentToken, CheckPolicy,

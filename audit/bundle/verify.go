@@ -13,7 +13,9 @@ import (
 	"unique"
 
 	"github.com/signet-pki/signet/audit/checkpoint"
+	"github.com/signet-pki/signet/audit/custody"
 	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/audit/rotation"
 	"github.com/signet-pki/signet/delegation/chain"
 )
 
@@ -123,6 +125,9 @@ type verifier struct {
 	pruned    *pruneFact // the entry that prunes most
 	lastPrune *pruneFact // the last one that was gone through
 
+	custodians custody.Set       // in force at the entry that is looked at
+	acts       map[string]uint64 // by id, the entry
+
 	accessTokens map[tokenName]struct{} // access tokens that no entry says were not signed
 
 	cites *Citation // the log that this one succeeds; nil: none
@@ -142,6 +147,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
 	v.tokens, v.serials, v.shown = map[enrolled]enrolFact{}, map[unique.Handle[string]]*certified{}, map[hash]*certified{}
 	v.renews, v.revoked, v.alarmed = map[unique.Handle[string]]unique.Handle[string]{}, map[revocable]ending{}, map[revocable]uint64{}
+	v.acts = map[string]uint64{}
 	v.accessTokens, v.pcrs = map[tokenName]struct{}{}, map[uint64][]change{}
 	v.files.manifest()
 	if err := v.checks(ctx); err != nil {
@@ -173,6 +179,7 @@ func (v *verifier) checks(ctx context.Context) error {
 		return err
 	}
 	v.successor()
+	v.approved()
 	v.explain()
 	v.measured()
 	v.unseen()
@@ -194,7 +201,15 @@ func (v *verifier) ceremony() {
 		v.pins, err = parsePins(line)
 	}
 	v.tally.check(CheckCeremony, at(0, entriesPath(0)), err)
-	v.anchors = anchorsFrom(v.pins, v.readRotations(), pathRotations, v.opts.Trust, v.tally)
+	v.settle(v.opts.Trust, v.readRotations())
+}
+
+// settle takes what everything else is held to.
+func (v *verifier) settle(trust *Trust, changes []rotation.Proof) {
+	v.anchors = anchorsFrom(v.pins, changes, pathRotations, trust, v.tally)
+	if v.pins != nil {
+		v.custodians = v.pins.custodians
+	}
 }
 
 // checkpoint opens the signed head. An unsigned one is still used, as a claim, to find what else is wrong.
@@ -277,6 +292,8 @@ func (v *verifier) note(f *fact) {
 		v.notePrune(f)
 	case record.TypeRotation:
 		v.noteRotation(f.index)
+	case record.TypeAct:
+		v.noteAct(f)
 	}
 }
 

@@ -31,6 +31,8 @@ type commands struct {
 	Cert    certCommand    `cmd:"" help:"Verify a certificate and the delegation chain in it."`
 	Receipt receiptCommand `cmd:"" help:"Verify the proof that one entry was recorded."`
 	Bundle  bundleCommand  `cmd:"" help:"Verify an evidence bundle: a directory, or a tar archive."`
+
+	Transcript transcriptCommand `cmd:"" help:"Verify the account of the ceremony by which a log began: pki/transcript.txt."`
 }
 
 // run is main without the process around it.

@@ -45,6 +45,29 @@ func readReceipt(path string) (bundle.Receipt, error) {
 	return bundle.ParseReceipt(data)
 }
 
+type transcriptCommand struct {
+	Trust string `help:"Trust file with the auditor's anchors; without it the transcript's own are taken." type:"path" placeholder:"FILE"`
+	JSON  bool   `help:"Print the report as JSON."`
+	Path  string `arg:"" help:"The transcript." type:"path"`
+}
+
+// Run verifies a transcript.
+func (c *transcriptCommand) Run(t terminal) error {
+	trust, err := readTrust(c.Trust)
+	if err != nil {
+		return err
+	}
+	data, err := readFile(c.Path, bundle.MaxTranscript)
+	if err != nil {
+		return err
+	}
+	report, err := bundle.VerifyTranscript(data, trust)
+	if err != nil {
+		return err
+	}
+	return t.report(report, c.JSON)
+}
+
 type bundleCommand struct {
 	Trust           string `help:"Trust file with the auditor's anchors; without it the bundle's own are taken." type:"path" placeholder:"FILE"`
 	Range           string `help:"Entries that must be there, first and one past the last, when the bundle is a part of the log. Default: all." placeholder:"FROM:TO"`

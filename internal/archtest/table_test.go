@@ -61,7 +61,7 @@ var table = []row{
 	{pattern: "audit/witness", imports: []string{"audit/merkle", "audit/checkpoint"}, never: noVerifier, pure: true},
 	{
 		pattern: "audit/bundle",
-		imports: []string{"audit/record", "audit/merkle", "audit/checkpoint", "audit/rotation", "audit/witness", "tpm/quote", "delegation/chain", "delegation/evidence"},
+		imports: []string{"audit/record", "audit/merkle", "audit/checkpoint", "audit/custody", "audit/rotation", "audit/witness", "tpm/quote", "delegation/chain", "delegation/evidence"},
 		never:   noVerifier,
 		pure:    true,
 	},
