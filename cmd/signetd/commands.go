@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"os"
 
+	"golang.org/x/term"
+
 	"github.com/signet-pki/signet/internal/appliance"
 	"github.com/signet-pki/signet/internal/dev"
 )
@@ -15,7 +17,11 @@ type configured struct {
 	Config string `help:"The configuration file." type:"existingfile" required:"" placeholder:"FILE"`
 }
 
-type initCommand struct{ configured }
+type initCommand struct {
+	configured
+	DryRun   bool     `help:"Check all that can be checked without making a key, and print what would be made." name:"dry-run"`
+	Approval []string `help:"A file with a custodian's signature under DIR/ceremony/act.json; one for each who approves." type:"existingfile" placeholder:"FILE"`
+}
 
 // Run holds the ceremony.
 func (c initCommand) Run(ctx context.Context, log *slog.Logger) error {
@@ -23,7 +29,15 @@ func (c initCommand) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return appliance.Init(ctx, cfg, log)
+	return appliance.Ceremony(ctx, cfg, appliance.InitOptions{DryRun: c.DryRun, Approvals: c.Approval, Terminal: terminal(), Out: os.Stdout}, log)
+}
+
+// terminal is where somebody sits; nil where nobody does.
+func terminal() *os.File {
+	if !term.IsTerminal(int(os.Stdin.Fd())) { //nolint:gosec // G115: a descriptor fits
+		return nil
+	}
+	return os.Stdin
 }
 
 type serveCommand struct{ configured }

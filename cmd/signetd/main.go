@@ -21,6 +21,9 @@ var version = "devel"
 // exitAgain asks whoever started the program to start it again: EX_TEMPFAIL of sysexits.h.
 const exitAgain = 75
 
+// exitApprovals means that custodians have yet to agree.
+const exitApprovals = 3
+
 // cli is the command line.
 type cli struct {
 	Init    initCommand    `cmd:"" help:"Hold the first ceremony: make the keys, the certificates and the log."`
@@ -53,6 +56,9 @@ func main() {
 	fmt.Fprintln(os.Stderr, "signetd:", err)
 	if again {
 		os.Exit(exitAgain)
+	}
+	if errors.Is(err, appliance.ErrApprovals) {
+		os.Exit(exitApprovals)
 	}
 	os.Exit(1)
 }

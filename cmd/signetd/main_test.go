@@ -12,8 +12,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/goccy/go-yaml"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/signet-pki/signet/ca/ceremony"
+	"github.com/signet-pki/signet/internal/appliance"
+	"github.com/signet-pki/signet/internal/testrig/custodian"
 	"github.com/signet-pki/signet/internal/testrig/softhsm"
 	"github.com/signet-pki/signet/internal/testrig/swtpm"
 )
@@ -60,6 +64,66 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// TestInit holds a first ceremony by script, with devices of its own.
+func TestInit(t *testing.T) {
+	rig, hsm := swtpm.New(t), softhsm.New(t)
+	config := appliance.Config{
+		TrustDomain: "signet.hospital.example", Origin: "signet.hospital.example/log", Listen: "127.0.0.1:0", PublicURL: "https://localhost:8443", Development: true,
+		TPM: appliance.TPM{Path: rig.Path()}, Audit: appliance.Audit{MinFree: 1 << 20},
+		IdentityProviders: []appliance.IdentityProvider{{Name: "test", Issuer: "https://idp.test.example", ClientID: "consent"}},
+		Ceremony: ceremony.Config{
+			Root:       ceremony.RootConfig{CommonName: "Hospital Signet Root", ValidityDays: 3650},
+			AgentCAs:   ceremony.SeriesConfig{Count: 1, ValidityDays: 365, OverlapDays: 30},
+			ServiceCAs: ceremony.ServiceCAsConfig{SeriesConfig: ceremony.SeriesConfig{Count: 1, ValidityDays: 365, OverlapDays: 60}},
+			Operator:   ceremony.OperatorConfig{Name: "admin", ValidityDays: 30},
+			Custodians: &ceremony.CustodiansConfig{Threshold: 2},
+		},
+	}
+	for label, token := range map[string]*appliance.Token{"signet-root": &config.Tokens.Root, "signet-issuing": &config.Tokens.Issuing, "signet-audit": &config.Tokens.Audit} {
+		*token = appliance.Token{Module: hsm.Module(), Label: label, PINFile: hsm.InitToken(label, "pin-4711")}
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/init",
+		UpdateScripts:       *update,
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Setenv("SOFTHSM2_CONF", hsm.Conf())
+			c := config
+			c.Dir = env.WorkDir
+			return writeCeremony(t, env.WorkDir, c)
+		},
+	})
+}
+
+// writeCeremony leaves the configuration, and the keys of alice, bob and carol, in dir.
+func writeCeremony(t *testing.T, dir string, c appliance.Config) error {
+	_, people := custodian.Three(t)
+	for _, p := range people {
+		c.Ceremony.Custodians.Members = append(c.Ceremony.Custodians.Members, ceremony.CustodianConfig{Name: p.Name, Key: p.Key})
+		key, err := os.ReadFile(p.KeyFile)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, p.Name), key, 0o600); err != nil {
+			return err
+		}
+	}
+	if err := writeKey(filepath.Join(dir, "operator")); err != nil {
+		return err
+	}
+	public, err := os.ReadFile(filepath.Join(dir, "operator.pem"))
+	if err != nil {
+		return err
+	}
+	c.Ceremony.Operator.PublicKey = string(public)
+	text, err := yaml.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "init.yaml"), text, 0o600)
 }
 
 func writeKey(path string) error {

@@ -156,8 +156,10 @@ func (k *chipKeys) generate(ctx context.Context, label string, strong bool) (con
 		return nil, "", err
 	}
 	k.made[label] = key
-	return key, "tpm:file=" + k.name + "/" + label + ".pem", nil
+	return key, k.reference(label), nil
 }
+
+func (k *chipKeys) reference(label string) string { return "tpm:file=" + k.name + "/" + label + ".pem" }
 
 // inTPM tells whether there are keys in the TPM.
 func (t Tokens) inTPM() bool { return t.Root.TPM || t.servedByTPM() }
@@ -204,8 +206,12 @@ func ensureSRK(ctx context.Context, dev *tpm.Device) error {
 	return nil
 }
 
-// writeHeld has the attestation key state which of the ceremony's keys are in its TPM.
-func (c *Config) writeHeld(ctx context.Context, dev *tpm.Device, rings ...keyring) error {
+// writeHeld has the attestation key state which of the ceremony's keys are in its TPM, unless it has done so before.
+func (c *Config) writeHeld(ctx context.Context, dev *tpm.Device, ceremony quote.Binding, rings ...keyring) error {
+	if _, err := os.Lstat(filepath.Join(c.pkiDir(), heldFile)); err == nil {
+		_, err = c.readHeld(ceremony)
+		return err
+	}
 	held := quote.HeldKeys{Keys: map[string]quote.HeldStatement{}}
 	for _, ring := range rings {
 		chip, ok := ring.(*chipKeys)
