@@ -20,6 +20,8 @@ var expected = map[string]string{
 	"registerService":         "....o...",
 	"renewService":            "...o....",
 	"registerOperator":        "....o...",
+	"submitAct":               "....o...",
+	"readCustodians":          "....oooo",
 	"requestGrant":            ".o......",
 	"readGrant":               ".o..oooo",
 	"readGrantDocument":       ".o..oooo",

@@ -46,8 +46,9 @@ func (c *certifier) issuers(k chain.Kind) []*ca.Issuer {
 }
 
 // current is the CA that issues now.
-func (c *certifier) current(k chain.Kind) (*ca.Issuer, error) {
-	now := c.now()
+func (c *certifier) current(k chain.Kind) (*ca.Issuer, error) { return c.at(k, c.now()) }
+
+func (c *certifier) at(k chain.Kind, now time.Time) (*ca.Issuer, error) {
 	for _, i := range slices.Backward(c.issuers(k)) {
 		from, to := i.Validity()
 		if !now.Before(from) && now.Before(to) {
@@ -69,7 +70,8 @@ func (c *certifier) Limit(k chain.Kind) time.Time {
 
 // Prepare makes the to-be-signed certificate of t.
 func (c *certifier) Prepare(t delegation.Template) (delegation.Prepared, error) {
-	i, err := c.current(t.ID.Kind())
+	now := c.now() // once: the CA must be valid when it prepares
+	i, err := c.at(t.ID.Kind(), now)
 	if err != nil {
 		return nil, err
 	}
@@ -77,11 +79,11 @@ func (c *certifier) Prepare(t delegation.Template) (delegation.Prepared, error) 
 	if t.ID.Kind() == chain.Agent {
 		p, err = i.PrepareAgent(ca.AgentRequest{
 			SPIFFEID: t.ID.String(), CommonName: t.ID.AgentID(), SPKI: t.SPKI, NotAfter: t.NotAfter, Delegation: t.Delegation,
-		}, c.now())
+		}, now)
 	} else {
 		p, err = i.PrepareService(ca.ServiceRequest{
 			SPIFFEID: t.ID.String(), CommonName: commonName(t.ID), SPKI: t.SPKI, NotAfter: t.NotAfter, DNSNames: t.DNSNames, IPs: t.IPs,
-		}, c.now())
+		}, now)
 	}
 	if err != nil {
 		return nil, err
