@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -26,6 +27,9 @@ func (v *verifier) noteAct(f *fact) {
 		return
 	}
 	v.acts[a.ID] = f.index
+	if a.Kind == custody.RotateAuditKey {
+		v.agreedTo[f.index] = sha256.Sum256(f.act.Act)
+	}
 	if a.Kind == custody.ChangeCustodians {
 		v.custodians, err = a.Successors()
 		if err != nil {

@@ -1,6 +1,7 @@
 package bundle_test
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/signet-pki/signet/audit/bundle"
 	"github.com/signet-pki/signet/audit/custody"
 	"github.com/signet-pki/signet/audit/record"
+	"github.com/signet-pki/signet/audit/rotation"
 	"github.com/signet-pki/signet/internal/testrig/custodian"
 )
 
@@ -92,6 +94,49 @@ func TestCustodiansAgreed(t *testing.T) {
 	if said := g.judged(); said != "" {
 		t.Error(said)
 	}
+}
+
+// TestChangeOfKeyRestsOnAnAct: both keys sign for it, and that is not enough.
+func TestChangeOfKeyRestsOnAnAct(t *testing.T) {
+	for name, c := range map[string]struct {
+		act  func(g *guarded) rotation.Act
+		says string
+	}{
+		"agreed":                 {func(g *guarded) rotation.Act { return g.agreeTo(custody.RotateAuditKey) }, ""},
+		"nothing":                {func(*guarded) rotation.Act { return rotation.Act{} }, "no custodians agreed to this change"},
+		"an act of another kind": {func(g *guarded) rotation.Act { return g.agreeTo(custody.RevokeCA) }, "entry 2 is not their act"},
+		"another act": {func(g *guarded) rotation.Act {
+			a := g.agreeTo(custody.RotateAuditKey)
+			a.Hash[0]++
+			return a
+		}, "entry 2 is not their act"},
+		"one act for two changes": {func(g *guarded) rotation.Act {
+			a := g.agreeTo(custody.RotateAuditKey)
+			g.rotateOn(a)
+			return a
+		}, "entry 2 is not their act"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuarded(t)
+			g.agree(g.act(custody.Init, "{}"), g.people[:2]...)
+			g.rotateOn(c.act(g))
+			g.decide(1)
+			if said := g.judged(); (said == "") != (c.says == "") || !strings.Contains(said, c.says) {
+				t.Errorf("%q, want %q", said, c.says)
+			}
+		})
+	}
+}
+
+// agreeTo has the custodians agree to an act.
+func (g *guarded) agreeTo(kind custody.Kind) rotation.Act {
+	g.t.Helper()
+	index := g.agree(g.act(kind, "{}"), g.people[:2]...)
+	env, err := record.Check(g.entries[index].Envelope)
+	must(g.t, err)
+	body, err := record.DecodeBody[record.Act](env)
+	must(g.t, err)
+	return rotation.Act{Index: index, Hash: sha256.Sum256(body.Act)}
 }
 
 func TestCustodiansDidNotAgree(t *testing.T) {

@@ -66,6 +66,7 @@ type fact struct {
 	decision decisionFact
 	prune    *record.PruneBody
 	act      *record.Act
+	rotation *record.RotationBody
 
 	unsigned tokenName          // token_failed
 	changed  *record.DeviceBody // device, about PCRs
@@ -315,7 +316,11 @@ func factOf(env record.Envelope) (f fact, err error) {
 		}
 	case record.TypeTokenFailed:
 		f.unsigned, err = unsignedOf(env)
-	case record.TypeCeremony, record.TypeRotation:
+	case record.TypeCeremony:
+	case record.TypeRotation:
+		var body record.RotationBody
+		body, err = record.DecodeBody[record.RotationBody](env)
+		f.rotation = &body
 	case record.TypeAct:
 		var body record.Act
 		body, err = record.DecodeBody[record.Act](env)

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"crypto/ecdsa"
+	"encoding/hex"
 
 	"github.com/signet-pki/signet/audit/record"
 	"github.com/signet-pki/signet/audit/rotation"
@@ -60,7 +61,9 @@ func (v *verifier) turned(r *chunkResult, leaves []hash) {
 }
 
 // noteRotation looks for the proof of a change that an entry tells of. The change that a tree ends in does not count in it yet.
-func (v *verifier) noteRotation(index uint64) {
+func (v *verifier) noteRotation(f *fact) {
+	v.agreedChange(f)
+	index := f.index
 	if index+1 >= v.head.Size {
 		return
 	}
@@ -70,6 +73,24 @@ func (v *verifier) noteRotation(index uint64) {
 		}
 	}
 	v.tally.fail(CheckRotation, at(index, entriesPath(index/chunk)), "an unproved change of the audit key: %s does not show it", pathRotations)
+}
+
+// agreedChange looks for the act that a change rests on, which is good for one. A log without custodians has none.
+func (v *verifier) agreedChange(f *fact) {
+	if v.custodians.Threshold() == 0 {
+		return
+	}
+	where, act := at(f.index, entriesPath(f.index/chunk)), f.rotation.Act
+	agreed, known := v.agreedTo[act]
+	delete(v.agreedTo, act)
+	switch {
+	case !known && v.gap != nil && act >= *v.gap:
+		v.tally.unsure(CheckCustodians, where, "the act of entry %d, which this change of the audit key rests on, is not here", act)
+	case !known || hex.EncodeToString(agreed[:]) != f.rotation.ActHash:
+		v.tally.fail(CheckCustodians, where, "no custodians agreed to this change of the audit key: entry %d is not their act for it", act)
+	default:
+		v.tally.pass(CheckCustodians, 1)
+	}
 }
 
 // turnedTrees compares what old keys vouched for with the tree.

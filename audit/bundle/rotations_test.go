@@ -50,10 +50,13 @@ func (w *world) keys() *rotation.Keys {
 }
 
 // rotate changes the audit key as the appliance does.
-func (w *world) rotate() uint64 {
+func (w *world) rotate() uint64 { return w.rotateOn(rotation.Act{}) }
+
+// rotateOn has the change rest on an act.
+func (w *world) rotateOn(act rotation.Act) uint64 {
 	w.t.Helper()
 	next := newKey(w.t)
-	body, err := w.keys().New(w.keyAt(merkle.MaxSize), next, fmt.Sprintf("audit-%d", len(w.later)+2), rotation.Act{})
+	body, err := w.keys().New(w.keyAt(merkle.MaxSize), next, fmt.Sprintf("audit-%d", len(w.later)+2), act)
 	must(w.t, err)
 	return w.rotateBy(body, next)
 }

@@ -78,9 +78,14 @@ func (v *verifier) missedSeals() string {
 }
 
 func (a *anchors) signedCitation(c *Citation) error {
-	former := *a
-	former.origin = c.Origin
-	head, err := former.open(c.note)
+	if a.audit == nil {
+		return errors.New("there is no audit key to verify the former log's checkpoint with")
+	}
+	verifier, err := checkpoint.NewVerifier(c.Origin, a.audit)
+	if err != nil {
+		return fmt.Errorf("the former log's checkpoint: %w", err)
+	}
+	head, err := checkpoint.Open(c.note, verifier)
 	if err != nil {
 		return fmt.Errorf("the former log's checkpoint: %w", err)
 	}

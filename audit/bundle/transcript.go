@@ -23,7 +23,7 @@ func VerifyTranscript(data []byte, trust *Trust) (Report, error) {
 	if !found || len(data) > MaxTranscript || len(entries) > maxTranscribed {
 		return Report{}, fmt.Errorf("bundle: %w: not a transcript", ErrUnreadable)
 	}
-	v := &verifier{tally: newTally(), acts: map[string]uint64{}}
+	v := &verifier{tally: newTally(), acts: map[string]uint64{}, agreedTo: map[uint64]hash{}}
 	var err error
 	v.pins, err = parsePins(entries[0])
 	v.tally.check(CheckCeremony, at(0, ""), err)

@@ -127,6 +127,7 @@ type verifier struct {
 
 	custodians custody.Set       // in force at the entry that is looked at
 	acts       map[string]uint64 // by id, the entry
+	agreedTo   map[uint64]hash   // acts that change the audit key and no entry of a change rests on yet, by entry
 
 	accessTokens map[tokenName]struct{} // access tokens that no entry says were not signed
 
@@ -147,7 +148,7 @@ func (v *verifier) run(ctx context.Context, fsys fs.FS) (err error) {
 	v.devices, v.grants, v.cited = map[string][]uint64{}, map[string]*grantFact{}, map[string]bool{}
 	v.tokens, v.serials, v.shown = map[enrolled]enrolFact{}, map[unique.Handle[string]]*certified{}, map[hash]*certified{}
 	v.renews, v.revoked, v.alarmed = map[unique.Handle[string]]unique.Handle[string]{}, map[revocable]ending{}, map[revocable]uint64{}
-	v.acts = map[string]uint64{}
+	v.acts, v.agreedTo = map[string]uint64{}, map[uint64]hash{}
 	v.accessTokens, v.pcrs = map[tokenName]struct{}{}, map[uint64][]change{}
 	v.files.manifest()
 	if err := v.checks(ctx); err != nil {
@@ -291,7 +292,7 @@ func (v *verifier) note(f *fact) {
 	case record.TypePrune:
 		v.notePrune(f)
 	case record.TypeRotation:
-		v.noteRotation(f.index)
+		v.noteRotation(f)
 	case record.TypeAct:
 		v.noteAct(f)
 	}

@@ -177,10 +177,7 @@ func (a *acts) entry(by delegation.Caller, act custody.Act, text []byte, signatu
 		return record.Entry{}, err
 	}
 	e, err := record.New(record.Envelope{Type: record.TypeAct, Time: a.now().Truncate(time.Millisecond), Operator: by.ID.Name(), Body: body}, nil, [record.SaltSize]byte{})
-	used := record.Mutation{
-		Key: keyActUsed + act.ID, Value: []byte(act.Kind), Expires: act.NotAfter.Add(time.Hour), Pre: record.Precondition{Op: record.Absent, Err: errActUsed},
-	}
-	e.Mutations = append(changes, used)
+	e.Mutations = append(changes, usedAct(act))
 	return e, err
 }
 

@@ -339,6 +339,7 @@ func (r *restoration) begin(ctx context.Context, note []byte) error {
 	}
 	cfg := r.former.auditConfig(key, unreachable{}, r.indexKey, time.Now, r.logger)
 	cfg.Dir, cfg.Ballast = lastFormer(r.cfg.staged), formerBallast
+	cfg.Keys = auditKeys(r.devices.audit)
 	fsck := cfg
 	fsck.Replay = delegation.NewReplay(time.Now(), pseudonyms(r.indexKey))
 	report, err := audit.Fsck(ctx, fsck)
@@ -378,9 +379,15 @@ func (unreachable) CertifyCounter(context.Context, [32]byte) (audit.Statement, e
 	return audit.Statement{}, errFormer
 }
 
+// errRotated: its successor would have to begin with a key that pki/audit.pem is not about.
+var errRotated = errors.New("the audit key of this log was changed: a restore of such a log is not built. Keep the backup, and hold a new ceremony")
+
 // succeed checks the former log and the approvals, and gives the first entries of the new one. The last thing that it does is to move the
 // counter: the act is used then.
 func (r *restoration) succeed(ctx context.Context, former *audit.Log, note []byte) ([]record.Entry, error) {
+	if former.Keys().Newest().Number > 1 {
+		return nil, errRotated
+	}
 	t, err := r.cfg.loadTrust()
 	if err != nil {
 		return nil, err
@@ -547,8 +554,7 @@ func entryOf(kind record.Type, body any, now time.Time) (record.Entry, error) {
 // usedAct notes that an act was carried out: it is taken once.
 func usedAct(a custody.Act) record.Mutation {
 	return record.Mutation{
-		Key: "custody/act/" + a.ID, Value: []byte(a.Kind), Expires: a.NotAfter.Add(time.Hour),
-		Pre: record.Precondition{Op: record.Absent, Err: errors.New("the act was taken before")},
+		Key: keyActUsed + a.ID, Value: []byte(a.Kind), Expires: a.NotAfter.Add(time.Hour), Pre: record.Precondition{Op: record.Absent, Err: errActUsed},
 	}
 }
 
