@@ -72,13 +72,13 @@ func TestRotateUnderLoad(t *testing.T) {
 	cfg.CheckpointInterval = time.Millisecond
 	create(t, cfg)
 	l := start(t, cfg)
-	ctx, stop := context.WithCancel(t.Context())
+	var stopped atomic.Bool
 	var wg sync.WaitGroup
 	var appended atomic.Int64
 	for range 32 {
 		wg.Go(func() {
-			for ctx.Err() == nil {
-				if _, err := l.Append(context.Background(), entry(t, time.Now(), record.TypeTask, "", nil)); err != nil {
+			for !stopped.Load() {
+				if _, err := l.Append(t.Context(), entry(t, time.Now(), record.TypeTask, "", nil)); err != nil {
 					t.Error(err)
 				}
 				appended.Add(1)
@@ -101,7 +101,7 @@ func TestRotateUnderLoad(t *testing.T) {
 		}
 		changes = append(changes, rotate(t, l.Log, label))
 	}
-	stop()
+	stopped.Store(true)
 	wg.Wait()
 	mustAppend(t, l.Log, entry(t, time.Now(), record.TypeTask, "", nil))
 	sealNow(t, l.Log)

@@ -45,7 +45,7 @@ type where struct {
 func (w where) State(context.Context) (audit.Anchor, error) { return w.at, nil }
 
 // withCustodians begins the log of a stopped appliance anew, with custodians in leaf 0.
-func withCustodians(t *testing.T, dir string, set custody.Set) {
+func withCustodians(t *testing.T, dir string, set custody.Set, people []custodian.Custodian) {
 	t.Helper()
 	var first []byte
 	var at audit.Anchor
@@ -77,7 +77,23 @@ func withCustodians(t *testing.T, dir string, set custody.Set) {
 	must(t, audit.Create(t.Context(), audit.Config{
 		Dir: filepath.Join(dir, "log"), Origin: body.Origin, Signer: publicKey{key: readCertificate(t, dir, "audit").PublicKey}, Quoter: where{at: at},
 		IndexKey: indexKey, PCRs: []int{0}, Private: delegation.Private, Now: time.Now, Log: slog.New(slog.DiscardHandler), MinFree: 1 << 20,
-	}, []record.Entry{zero, operator}))
+	}, []record.Entry{zero, held(t, body.Origin, set, people), operator}))
+}
+
+// held is the act of a ceremony.
+func held(t *testing.T, origin string, set custody.Set, people []custodian.Custodian) record.Entry {
+	t.Helper()
+	at := time.Now().UTC().Truncate(time.Second)
+	text, err := custody.Act{
+		Kind: custody.Init, ID: "00112233445566778899aabbccddeeff", Origin: origin, Custodians: set.ID(), Created: at, NotAfter: at.Add(time.Hour),
+		Detail: json.RawMessage("{}"),
+	}.Marshal()
+	must(t, err)
+	body, err := record.EncodeBody(record.Act{Act: text, Signatures: [][]byte{people[0].Sign(t, text), people[1].Sign(t, text)}})
+	must(t, err)
+	e, err := record.New(record.Envelope{Type: record.TypeAct, Time: at, Body: body}, nil, [record.SaltSize]byte{})
+	must(t, err)
+	return e
 }
 
 // act writes an act as signet act new does.
@@ -115,9 +131,9 @@ func (c *cast) mustSubmit(act []byte, by ...custodian.Custodian) v1.ActDone {
 
 // clients issue all the time; each answer is looked at by relying services' own means.
 type clients struct {
-	stop   context.CancelFunc
-	wg     sync.WaitGroup
-	issued atomic.Int64
+	stopped atomic.Bool
+	wg      sync.WaitGroup
+	issued  atomic.Int64
 }
 
 func (c *cast) issuing(n int, dir string, task v1.Task) *clients {
@@ -125,11 +141,10 @@ func (c *cast) issuing(n int, dir string, task v1.Task) *clients {
 	trust, err := chain.NewTrust(trustDomain, c.anchors(dir, "root"), c.anchors(dir, "agent-ca-1"))
 	must(c.t, err)
 	feed := c.follow()
-	ctx, cancel := context.WithCancel(c.t.Context())
-	out := &clients{stop: cancel}
+	out := &clients{}
 	for range n {
 		out.wg.Go(func() {
-			for ctx.Err() == nil {
+			for !out.stopped.Load() {
 				// A request that is under way when the test stops is answered all the same.
 				a, err := spawn(c.t.Context(), c.orchestrator, task)
 				if err != nil {
@@ -163,7 +178,7 @@ func (x *clients) more(t *testing.T, n int64) {
 func TestRotationUnderLoad(t *testing.T) {
 	dir := made(t)
 	set, people := custodian.Three(t)
-	withCustodians(t, dir, set)
+	withCustodians(t, dir, set, people)
 	run := func() (*inside, *cast) {
 		i := runInside(t, dir, func(*appliance.Config) {})
 		return i, newCast(t, dir, i.url)
@@ -189,7 +204,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	c.mustSubmit(c.act(custody.ChangeCustodians, `{"custodians": `+string(text)+`}`), alice, carol)
 	c.mustSubmit(c.act(custody.RotateAuditKey, `{"label": "audit-3"}`), bob, dora)
 	load.more(t, 64)
-	load.stop()
+	load.stopped.Store(true)
 	load.wg.Wait()
 	t.Logf("%d certificates were issued meanwhile", load.issued.Load())
 	// Relying services go on: what was issued before and what was issued after the change.
@@ -232,7 +247,7 @@ func TestActsRefused(t *testing.T) {
 	}
 	i.stop()
 	set, people := custodian.Three(t)
-	withCustodians(t, dir, set)
+	withCustodians(t, dir, set, people)
 	i = runInside(t, dir, func(*appliance.Config) {})
 	c = newCast(t, dir, i.url)
 	alice, bob := people[0], people[1]

@@ -286,7 +286,11 @@ func TestStockToolsFollowTheAuditKey(t *testing.T) {
 		t.Errorf("README.verify: %v\n%s", err, out)
 	}
 	m := written(t, w)
-	m["log/rotations.jsonl"] = bytes.Replace(m["log/rotations.jsonl"], []byte(`"envelope":"`), []byte(`"envelope":"AAAA`), 1)
+	proofs, err := rotation.ParseProofs(m["log/rotations.jsonl"])
+	must(t, err)
+	proofs[0].Envelope = bytes.Replace(proofs[0].Envelope, []byte(`"number":2`), []byte(`"number":9`), 1)
+	m["log/rotations.jsonl"], err = rotation.MarshalProofs(proofs)
+	must(t, err)
 	m.remanifest()
 	if out, err := runReadme(t, m.onDisk(t)); err == nil {
 		t.Errorf("README.verify took a change of key that nobody signed:\n%s", out)

@@ -34,7 +34,7 @@ func (c initCommand) Run(ctx context.Context, log *slog.Logger) error {
 
 // terminal is where somebody sits; nil where nobody does.
 func terminal() *os.File {
-	if !term.IsTerminal(int(os.Stdin.Fd())) { //nolint:gosec // G115: a descriptor fits
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
 		return nil
 	}
 	return os.Stdin

@@ -25,7 +25,7 @@ func realTPM(t *testing.T) audit.Quoter {
 	dev, err := c.openTPM(t.Context(), quote.Binding{}, slog.New(slog.DiscardHandler))
 	must(t, err)
 	t.Cleanup(func() { must(t, dev.Close()) })
-	k := ceremonyKeys{tpm: dev}
+	k := ceremonyKeys{tpm: dev, records: records{t.TempDir()}}
 	_, _, err = k.bindTPM(t.Context())
 	must(t, err)
 	return quoter{dev}

@@ -111,14 +111,14 @@ func TestNextCA(t *testing.T) {
 	must(t, err)
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	must(t, err)
-	ctx, stop := context.WithCancel(t.Context())
+	var stopped atomic.Bool
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	signed := map[string]int{}
 	var total atomic.Int64
 	for range 32 {
 		wg.Go(func() {
-			for ctx.Err() == nil {
+			for !stopped.Load() {
 				leaf, by, asked, err := s.issue(t.Context(), id, spki)
 				if err != nil {
 					t.Errorf("refused: %v", err)
@@ -148,7 +148,7 @@ func TestNextCA(t *testing.T) {
 			<-tick.C
 		}
 	}
-	stop()
+	stopped.Store(true)
 	wg.Wait()
 	t.Log(signed)
 	if len(signed) != 3 {

@@ -69,6 +69,9 @@ func (r records) get(name string, v any) (bool, error) {
 
 // put writes one that is not there yet; it is durable when this returns nil.
 func (r records) put(name string, v any) error {
+	if r.dir == "" {
+		return errors.New("there is no place for the ceremony's records")
+	}
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err

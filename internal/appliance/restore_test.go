@@ -90,7 +90,21 @@ func (v *vaulted) begin(set custody.Set) {
 	operator, err := delegation.FirstOperator(certs[0], services[0], time.Now())
 	must(t, err)
 	must(t, os.RemoveAll(cfg.Dir))
-	must(t, audit.Create(t.Context(), cfg, []record.Entry{zero, operator}))
+	must(t, audit.Create(t.Context(), cfg, []record.Entry{zero, v.agreed(set), operator}))
+}
+
+// agreed is the act of a ceremony.
+func (v *vaulted) agreed(set custody.Set) record.Entry {
+	v.t.Helper()
+	at := time.Now().Truncate(time.Second)
+	text, err := custody.Act{
+		Kind: custody.Init, ID: "00112233445566778899aabbccddeeff", Origin: v.cfg.Origin, Custodians: set.ID(), Created: at, NotAfter: at.Add(time.Hour),
+		Detail: json.RawMessage("{}"),
+	}.Marshal()
+	must(v.t, err)
+	e, err := entryOf(record.TypeAct, record.Act{Act: text, Signatures: [][]byte{v.people[0].Sign(v.t, text), v.people[1].Sign(v.t, text)}}, at)
+	must(v.t, err)
+	return e
 }
 
 func (v *vaulted) auditConfig(d devices) audit.Config {
