@@ -195,12 +195,17 @@ func (f *FileKey) SignContext(ctx context.Context, digest []byte, opts crypto.Si
 	if err != nil {
 		return nil, err
 	}
+	return f.release(digest, der)
+}
+
+// release gives out what verifies, and remembers what does not.
+func (f *FileKey) release(digest, der []byte) ([]byte, error) {
 	if !ecdsa.VerifyASN1(f.file.key.Public(), digest, der) {
-		k.bad.Store(time.Now().UnixNano())
+		f.keys.bad.Store(time.Now().UnixNano())
 		return nil, fmt.Errorf("tpm: sign: %w", ErrRefused)
 	}
-	k.bad.Store(0)
-	k.prove()
+	f.keys.bad.Store(0)
+	f.keys.prove()
 	return der, nil
 }
 

@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/binary"
@@ -74,4 +75,24 @@ func TestMadeSRKIsThePinnedOne(t *testing.T) {
 	want(t, d.CreateSRK(t.Context()), ErrChanged)
 	_, err := d.LoadSRK(t.Context())
 	want(t, err, ErrNoSRK)
+}
+
+// TestWrongSignatureIsNotReleased: the session keeps signatures from being changed on the way, so that only a TPM that signs wrongly
+// is left.
+func TestWrongSignatureIsNotReleased(t *testing.T) {
+	k := keysOf(t, provisioned(t, swtpm.New(t)), KeysConfig{})
+	key, _ := fileKey(t, k, elliptic.P256())
+	digest := make([]byte, sha256.Size)
+	good, err := key.Sign(nil, digest, crypto.SHA256)
+	must(t, err)
+	digest[0] = 1
+	sig, err := key.release(digest, good)
+	want(t, err, ErrRefused)
+	want(t, k.Ready(), ErrRefused)
+	if sig != nil {
+		t.Error("a signature beside the error")
+	}
+	_, err = key.Sign(nil, digest, crypto.SHA256)
+	must(t, err)
+	must(t, k.Ready())
 }

@@ -277,8 +277,13 @@ func (a *Appliance) runBackups(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("backup: %w", err)
+		if err != nil { // out of descriptors, say: no reason for the appliance to end
+			a.logger.Warn("nobody can ask for a backup", slog.Any("error", err))
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+			continue
 		}
 		if err := a.give(ctx, conn); err != nil {
 			a.logger.Warn("a backup was not made", slog.Any("error", err))
