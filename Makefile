@@ -19,7 +19,7 @@ PURE := audit/record audit/merkle audit/checkpoint audit/keytree audit/custody a
 
 # Two packages at a time: each may drive a SoftHSM and a swtpm of its own, under the race detector.
 TEST_P ?= 2
-TEST_TIMEOUT ?= 15m
+TEST_TIMEOUT ?= 30m
 BENCH ?=
 FUZZTIME ?= 1m
 
