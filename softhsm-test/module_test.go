@@ -234,12 +234,16 @@ func (l *load) note(ctx context.Context, a *agent, err error) {
 	case errors.As(err, &p) && p.Status == 503 && refusedWith(err, "not_ready", "signing_failed", "signing_unavailable", "audit_unavailable") == nil:
 		l.failed.Add(1)
 		l.codes[p.Code]++
-	case errors.As(err, &p) && p.Code == "policy_denied" && (strings.Contains(err.Error(), "policy_timeout") || strings.Contains(err.Error(), "policy_busy")):
-		// The machine had no processor for the policy in time: nothing was issued, and no device is to blame.
+	case errors.As(err, &p) && p.Code == "policy_denied" && tooBusy(err):
 		l.codes[p.Code]++
 	default:
 		l.wrong = append(l.wrong, err)
 	}
+}
+
+// tooBusy says that the machine had no processor for the policy in time: nothing was issued, and neither a device nor a key is to blame.
+func tooBusy(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "policy_timeout") || strings.Contains(err.Error(), "policy_busy"))
 }
 
 func (l *load) count() int {

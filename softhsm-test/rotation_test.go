@@ -147,6 +147,9 @@ func (c *cast) issuing(n int, dir string, task v1.Task) *clients {
 			for !out.stopped.Load() {
 				// A request that is under way when the test stops is answered all the same.
 				a, err := spawn(c.t.Context(), c.orchestrator, task)
+				if tooBusy(err) {
+					continue
+				}
 				if err != nil {
 					c.t.Errorf("a client was refused: %v", err)
 					return
