@@ -47,7 +47,7 @@ func (i *initiation) begin(ctx context.Context, lines []string) (*beginning, err
 		}
 		b.Time = now() // people take their time
 		// What does not fit into its entry must not come to light when there are keys.
-		if _, err := initEntry(record.TypeAct, b.Time, record.Act{Act: b.Act, Signatures: b.Signatures}); err != nil {
+		if _, err := entryOf(record.TypeAct, b.Time, record.Act{Act: b.Act, Signatures: b.Signatures}); err != nil {
 			return nil, err
 		}
 	} else if len(i.o.Approvals) > 0 {

@@ -85,14 +85,14 @@ func (i *initiation) firstEntries(ctx context.Context, o product, at time.Time) 
 	}
 	entries := []record.Entry{first}
 	if o.begun.Act != nil {
-		e, err := initEntry(record.TypeAct, at, record.Act{Act: o.begun.Act, Signatures: o.begun.Signatures})
+		e, err := entryOf(record.TypeAct, at, record.Act{Act: o.begun.Act, Signatures: o.begun.Signatures})
 		if err != nil {
 			return nil, err
 		}
 		entries = append(entries, e)
 	}
 	for _, s := range steps(o) {
-		e, err := initEntry(record.TypeAdmin, at, s)
+		e, err := entryOf(record.TypeAdmin, at, s)
 		if err != nil {
 			return nil, err
 		}
@@ -105,7 +105,7 @@ func (i *initiation) firstEntries(ctx context.Context, o product, at time.Time) 
 	return append(entries, operator), nil
 }
 
-func initEntry(kind record.Type, at time.Time, body any) (record.Entry, error) {
+func entryOf(kind record.Type, at time.Time, body any) (record.Entry, error) {
 	b, err := record.EncodeBody(body)
 	if err != nil {
 		return record.Entry{}, err
@@ -150,7 +150,7 @@ func (i *initiation) leafZero(ctx context.Context, o product, at time.Time) (rec
 			return record.Entry{}, err
 		}
 	}
-	e, err := initEntry(record.TypeCeremony, at, body)
+	e, err := entryOf(record.TypeCeremony, at, body)
 	e.Mutations = []record.Mutation{delegation.KnownPolicy(policy)}
 	return e, err
 }

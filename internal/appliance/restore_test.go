@@ -80,7 +80,7 @@ func (v *vaulted) begin(set custody.Set) {
 	must(t, err)
 	body.Custodians, err = set.Marshal()
 	must(t, err)
-	zero, err := entryOf(record.TypeCeremony, body, time.Now())
+	zero, err := entryOf(record.TypeCeremony, time.Now(), body)
 	must(t, err)
 	zero.Mutations = []record.Mutation{delegation.KnownPolicy(body.PolicyDigest)}
 	certs, err := readCertificates(filepath.Join(v.cfg.pkiDir(), "operator.pem"))
@@ -102,7 +102,7 @@ func (v *vaulted) agreed(set custody.Set) record.Entry {
 		Detail: json.RawMessage("{}"),
 	}.Marshal()
 	must(v.t, err)
-	e, err := entryOf(record.TypeAct, record.Act{Act: text, Signatures: [][]byte{v.people[0].Sign(v.t, text), v.people[1].Sign(v.t, text)}}, at)
+	e, err := entryOf(record.TypeAct, at, record.Act{Act: text, Signatures: [][]byte{v.people[0].Sign(v.t, text), v.people[1].Sign(v.t, text)}})
 	must(v.t, err)
 	return e
 }
